@@ -1,0 +1,261 @@
+package registry
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/hashicorp/go-hclog"
+)
+
+// Options configure a Client. The zero value works.
+type Options struct {
+	// Hosts holds what differs from the defaults, by registry as references name it:
+	// "docker.io", "registry.example:5000".
+	Hosts map[string]Host
+	// UserAgent is sent with every request; "berth" if empty.
+	UserAgent string
+	// ConnectTimeout bounds TCP connect and TLS handshake, each; 10 s if zero.
+	ConnectTimeout time.Duration
+	// StallTimeout ends a transfer that made no progress for this long; 60 s if zero.
+	StallTimeout time.Duration
+	// Retries is how often a request is repeated after a reset connection, a 429 or a 5xx;
+	// 4 if zero, none if negative.
+	Retries int
+	// Log receives retries and fallbacks at debug level; nil for none.
+	Log hclog.Logger
+}
+
+// Host is how to reach one registry or token server.
+type Host struct {
+	PlainHTTP  bool     // speak clear HTTP, and only that
+	Insecure   bool     // accept any certificate
+	CAFiles    []string // PEM files, trusted beside the system's
+	ClientCert string   // PEM file with the client's certificate chain
+	ClientKey  string   // PEM file with its key
+}
+
+// Client talks to registries. It is safe for concurrent use.
+type Client struct {
+	hosts     map[string]Host // by dialled host
+	userAgent string
+	connect   time.Duration
+	stall     time.Duration
+	retries   int
+	backoff   time.Duration // before the first retry; doubles each time
+	log       hclog.Logger
+
+	grants grants
+
+	mu         sync.Mutex
+	transports map[string]*http.Transport // by dialled host; "" serves hosts without settings
+	clear      map[string]time.Time       // loopback registries found to speak clear HTTP, until when
+}
+
+// New makes a Client. Certificate files are read when their host is first used, so a
+// broken one fails calls to that host only.
+func New(o Options) *Client {
+	c := &Client{
+		hosts:      make(map[string]Host, len(o.Hosts)),
+		userAgent:  o.UserAgent,
+		connect:    o.ConnectTimeout,
+		stall:      o.StallTimeout,
+		retries:    o.Retries,
+		backoff:    250 * time.Millisecond,
+		log:        o.Log,
+		grants:     newGrants(),
+		transports: make(map[string]*http.Transport),
+		clear:      make(map[string]time.Time),
+	}
+	for name, host := range o.Hosts {
+		c.hosts[dialHost(name)] = host
+	}
+	if c.userAgent == "" {
+		c.userAgent = "berth"
+	}
+	if c.connect <= 0 {
+		c.connect = 10 * time.Second
+	}
+	if c.stall <= 0 {
+		c.stall = 60 * time.Second
+	}
+	switch {
+	case o.Retries == 0:
+		c.retries = 4
+	case o.Retries < 0:
+		c.retries = 0
+	}
+	if c.log == nil {
+		c.log = hclog.NewNullLogger()
+	}
+	return c
+}
+
+// Close drops idle connections. Calls under way are not disturbed.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.transports {
+		t.CloseIdleConnections()
+	}
+}
+
+// site is one registry as a call addresses it.
+type site struct {
+	name string // as references write it: docker.io
+	host string // as it is dialled: registry-1.docker.io
+}
+
+// repository is a validated repository of a site.
+type repository struct {
+	site
+	path string // library/nginx
+}
+
+func (r repository) String() string { return r.name + "/" + r.path }
+
+// parseSite accepts what references accept as their domain, so that nothing else
+// (userinfo, paths, queries) can slip into a URL.
+func parseSite(host string) (site, error) {
+	named, err := reference.ParseNormalizedNamed(host + "/x")
+	if err != nil || reference.Domain(named) != host {
+		return site{}, invalid("registry address %q: want host or host:port", host)
+	}
+	return site{name: host, host: dialHost(host)}, nil
+}
+
+// parseRepository reads a reference again from its text: reference.Named is an
+// interface, so where the value came from says nothing about what is in it.
+func parseRepository(ref reference.Named) (repository, error) {
+	if ref == nil {
+		return repository{}, invalid("image reference is empty")
+	}
+	named, err := reference.ParseNormalizedNamed(ref.Name())
+	if err != nil || !reference.IsNameOnly(named) {
+		return repository{}, invalid("image name %q is malformed", ref.Name())
+	}
+	name := reference.Domain(named)
+	return repository{site: site{name: name, host: dialHost(name)}, path: reference.Path(named)}, nil
+}
+
+// dialHost maps the one registry whose name is not its address.
+func dialHost(name string) string {
+	if name == "docker.io" || name == "index.docker.io" {
+		return "registry-1.docker.io"
+	}
+	return name
+}
+
+// isLoopback tells whether a host, with or without port, names this machine's loopback.
+func isLoopback(host string) bool {
+	name := hostname(host)
+	if name == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// hostname strips port and brackets.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+}
+
+// transport returns the connection pool for a host. Each host with settings has its own,
+// so that a client certificate or a skipped verification stays with the host it was
+// configured for when a redirect leads elsewhere.
+func (c *Client) transport(host string) (*http.Transport, error) {
+	conf, configured := c.hosts[host]
+	key := ""
+	if configured || isLoopback(host) {
+		key = host
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.transports[key]; ok {
+		return t, nil
+	}
+	tlsConf, err := tlsConfig(conf)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: c.connect, KeepAlive: 30 * time.Second}
+	proxy := http.ProxyFromEnvironment
+	if isLoopback(host) {
+		// What is said in clear because it stays on this machine must stay on it,
+		// whatever /etc/hosts makes of "localhost".
+		dialer.Control = loopbackOnly
+		proxy = nil
+	}
+	t := &http.Transport{
+		Proxy:               proxy,
+		DialContext:         dialer.DialContext,
+		TLSClientConfig:     tlsConf,
+		TLSHandshakeTimeout: c.connect,
+		// Layers are fetched over several connections; HTTP/2 would put them on one,
+		// behind one congestion window. Leaving it out also leaves out its floods.
+		ForceAttemptHTTP2:   false,
+		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
+		DisableCompression:  true, // lengths and ranges count the stored bytes
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     60 * time.Second,
+		ReadBufferSize:      64 << 10,
+		WriteBufferSize:     64 << 10,
+		// A response's headers; bodies have their own limits.
+		MaxResponseHeaderBytes: 256 << 10,
+	}
+	c.transports[key] = t
+	return t, nil
+}
+
+func tlsConfig(h Host) (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: h.Insecure}
+	if len(h.CAFiles) > 0 {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		for _, file := range h.CAFiles {
+			pem, err := os.ReadFile(file)
+			if err != nil {
+				return nil, fmt.Errorf("read CA file: %w", err)
+			}
+			if !pool.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("CA file %s holds no PEM certificate", file)
+			}
+		}
+		conf.RootCAs = pool
+	}
+	if h.ClientCert != "" || h.ClientKey != "" {
+		cert, err := tls.LoadX509KeyPair(h.ClientCert, h.ClientKey)
+		if err != nil {
+			return nil, fmt.Errorf("load client certificate %s: %w", h.ClientCert, err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	return conf, nil
+}
+
+var errNotLoopback = errors.New("address is not on the loopback")
+
+// loopbackOnly is a net.Dialer.Control: it sees the address after name resolution.
+func loopbackOnly(_, address string, _ syscall.RawConn) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil || !addr.Addr().Unmap().IsLoopback() {
+		return errNotLoopback
+	}
+	return nil
+}

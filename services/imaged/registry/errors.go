@@ -1,0 +1,204 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Kind is what went wrong, for callers to branch on: errors.Is(err, registry.NotFound).
+type Kind string
+
+const (
+	InvalidArgument Kind = "invalid argument"  // the caller's name, digest or size is malformed
+	NotFound        Kind = "not found"         // the registry has no such repository, tag or blob
+	Unauthenticated Kind = "unauthenticated"   // a login is missing or wrong
+	Denied          Kind = "permission denied" // the login is good but not for this
+	Unavailable     Kind = "unavailable"       // unreachable, stalled, overloaded: later may work
+	TLS             Kind = "tls"               // the registry's certificate or protocol is not acceptable
+	TooLarge        Kind = "too large"         // over one of this package's limits
+	Corrupt         Kind = "corrupt"           // digest, length or format is not what it has to be
+	Unsupported     Kind = "unsupported"       // the registry or image is of a sort we do not speak
+	Refused         Kind = "refused"           // following the registry would have been unsafe
+)
+
+func (k Kind) Error() string { return string(k) }
+
+// Error is every error of this package except those of a cancelled context.
+// Its text is one complete line that names the registry, the repository and the next step,
+// and holds no credentials: print it as it is.
+type Error struct {
+	Kind  Kind
+	Doing string // "pull docker.io/library/nginx:latest"; may be empty
+	What  string // "not found in registry docker.io"
+	Hint  string // "check the name and tag"; may be empty
+	Err   error  // the cause, if it is worth asking for; its text is not printed
+}
+
+func (e *Error) Error() string {
+	text := e.What
+	if e.Doing != "" {
+		text = e.Doing + ": " + text
+	}
+	if e.Hint != "" {
+		text += " (" + e.Hint + ")"
+	}
+	return text
+}
+
+func (e *Error) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Err}
+}
+
+// InterruptedError is returned by the reader of [Client.Blob] when the transfer broke off
+// and asking again from Offset may succeed.
+type InterruptedError struct {
+	Offset int64 // of the next byte wanted, counted from the start of the blob
+	Size   int64 // of the whole blob
+	Err    error
+}
+
+func (e *InterruptedError) Error() string {
+	return fmt.Sprintf("download interrupted at byte %d of %d: %v", e.Offset, e.Size, e.Err)
+}
+
+func (e *InterruptedError) Unwrap() []error { return []error{Unavailable, e.Err} }
+
+func invalid(format string, args ...any) error {
+	return &Error{Kind: InvalidArgument, What: fmt.Sprintf(format, args...)}
+}
+
+// validDigest keeps anything but well-formed digests of known algorithms away from URLs.
+func validDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return invalid("digest %q: %v", string(d), err)
+	}
+	return nil
+}
+
+// errStalled is the cause with which a watch cancels its request.
+var errStalled = errors.New("no progress")
+
+// connectError describes a request that got no answer. who is the party that was called:
+// "registry docker.io", "token server auth.docker.io of registry docker.io".
+func (c *Client) connectError(ctx context.Context, who string, err error) error {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStalled) {
+		return fmt.Errorf("connect to %s: %w", who, ctx.Err())
+	}
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	// *url.Error prints the URL, and a storage URL's query is as good as a password.
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	e := &Error{Kind: Unavailable, Err: err}
+	e.What, e.Hint = c.describe(err)
+	if isTLSError(err) {
+		e.Kind = TLS
+	}
+	e.What = "connect to " + who + ": " + e.What
+	return e
+}
+
+// describe says in the user's words why a connection failed, and what may help.
+func (c *Client) describe(err error) (what, hint string) {
+	var (
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		cert      x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		alert     tls.AlertError
+		record    tls.RecordHeaderError
+		dns       *net.DNSError
+		timeout   net.Error
+	)
+	switch {
+	case errors.As(err, &authority):
+		return "its certificate is signed by an unknown authority", "add its CA file for this registry to the engine's configuration"
+	case errors.As(err, &host):
+		return "its certificate is for another host: " + oneLine(host.Error()), "check the registry's name"
+	case errors.As(err, &cert) && cert.Reason == x509.Expired:
+		return "its certificate has expired or is not yet valid", "check the registry's certificate and this machine's clock"
+	case errors.As(err, &verify):
+		return "its certificate is not acceptable: " + oneLine(verify.Err.Error()), "check the registry's certificate"
+	case errors.As(err, &alert):
+		return "it broke off the TLS handshake: " + oneLine(alert.Error()), "it may want a client certificate"
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+		return "it does not speak TLS", "if it is meant to, check its address; if not, mark it as plain HTTP in the engine's configuration"
+	case errors.Is(err, errStalled), errors.Is(err, context.Canceled):
+		return fmt.Sprintf("no answer within %v", c.stall), "try again later"
+	case errors.Is(err, errNotLoopback):
+		return "its name leads off this machine", "check /etc/hosts"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "no such host", "check the registry's name"
+	case errors.As(err, &dns):
+		return "its name cannot be looked up now", "check this machine's DNS"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused", "is it running?"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "no route to it", "check this machine's network"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("no answer within %v", c.connect), "check the address, network and firewall"
+	case isBrokenConnection(err):
+		return "it closed the connection", "try again later"
+	}
+	return oneLine(err.Error()), ""
+}
+
+func isTLSError(err error) bool {
+	var (
+		verify *tls.CertificateVerificationError
+		alert  tls.AlertError
+		record tls.RecordHeaderError
+	)
+	return errors.As(err, &verify) || errors.As(err, &alert) || errors.As(err, &record) ||
+		errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// isBrokenConnection tells errors that a fresh connection may cure.
+func isBrokenConnection(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		strings.Contains(err.Error(), "server closed idle connection") // net/http exports no name for it
+}
+
+// oneLine makes text from outside fit for one line of a terminal: no control characters,
+// nothing longer than a sentence or two.
+func oneLine(s string) string {
+	const limit = 240
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0xfffd || (0x80 <= r && r < 0xa0) {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if runes := []rune(s); len(runes) > limit {
+		s = string(runes[:limit]) + "…"
+	}
+	return s
+}
+
+func kindOf(err error, otherwise Kind) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return otherwise
+}

@@ -1,0 +1,231 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// expectContinueAbove is the size from which on an upload first asks whether it is welcome:
+// a round trip is cheaper than sending it to be refused.
+const expectContinueAbove = 1 << 20
+
+// PushBlob makes sure a repository has a blob. It reports skipped if nothing had to be sent,
+// because the blob was there or could be mounted from repository mountFrom of the same
+// registry (a path such as "library/nginx"; may be empty). open yields the blob from its start and may be
+// called again for a retry, after which progress, which may be nil and is called from another
+// goroutine, counts from zero again.
+func (c *Client) PushBlob(ctx context.Context, repo reference.Named, desc ocispec.Descriptor, open func() (io.ReadCloser, error), mountFrom string, auth Auth, progress func(sent int64)) (skipped bool, err error) {
+	rp, err := parseRepository(repo)
+	if err != nil {
+		return false, err
+	}
+	if err := checkBlob(desc); err != nil {
+		return false, err
+	}
+	scopes := []string{pushScope(rp)}
+	if mountFrom != "" {
+		source, err := reference.ParseNormalizedNamed(rp.name + "/" + mountFrom)
+		if err != nil || !reference.IsNameOnly(source) || reference.Path(source) != mountFrom {
+			return false, invalid("repository %q to mount from is malformed", mountFrom)
+		}
+		scopes = append(scopes, "repository:"+mountFrom+":pull")
+	}
+	p := &blobPush{Client: c, repo: rp, desc: desc, scopes: scopes, auth: auth}
+	if there, err := p.exists(ctx); err != nil || there {
+		return there, err
+	}
+	location, err := p.begin(ctx, mountFrom)
+	if err != nil || location == nil {
+		return err == nil, err
+	}
+	return false, p.put(ctx, location, open, progress)
+}
+
+// blobPush is one PushBlob on its way.
+type blobPush struct {
+	*Client
+	repo   repository
+	desc   ocispec.Descriptor
+	scopes []string
+	auth   Auth
+}
+
+func (p *blobPush) request(ctx context.Context, method, path string) (*request, error) {
+	r, err := p.newRequest(ctx, p.repo.site, "push "+p.repo.String(), method, p.repo.path+"/blobs/"+path, p.auth, p.scopes...)
+	if err == nil {
+		r.object = "blob " + p.desc.Digest.String()
+	}
+	return r, err
+}
+
+// exists asks whether the repository has the blob. A registry that cannot say is taken to say no.
+func (p *blobPush) exists(ctx context.Context) (bool, error) {
+	r, err := p.request(ctx, http.MethodHead, p.desc.Digest.String())
+	if err != nil {
+		return false, err
+	}
+	resp, err := p.do(ctx, r)
+	if err != nil {
+		return false, err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		resp.close()
+		return resp.ContentLength < 0 || resp.ContentLength == p.desc.Size, nil
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		resp.close()
+		return false, nil
+	}
+	return false, r.statusError(resp)
+}
+
+// begin opens an upload session and returns where to send the blob; nil if it was mounted.
+func (p *blobPush) begin(ctx context.Context, mountFrom string) (*url.URL, error) {
+	r, err := p.request(ctx, http.MethodPost, "uploads/")
+	if err != nil {
+		return nil, err
+	}
+	if mountFrom != "" {
+		r.url.RawQuery = url.Values{"mount": {p.desc.Digest.String()}, "from": {mountFrom}}.Encode()
+	}
+	r.setBody(nil)
+	resp, err := p.do(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusCreated && mountFrom != "":
+		resp.close()
+		return nil, nil
+	case resp.StatusCode == http.StatusAccepted:
+		resp.close()
+		location, err := r.redirect(r.url, resp.Header.Get("Location"))
+		if err != nil {
+			return nil, err
+		}
+		// The session's query is the registry's; ours is added to it.
+		query := location.Query()
+		query.Set("digest", p.desc.Digest.String())
+		location.RawQuery = query.Encode()
+		return location, nil
+	}
+	return nil, r.statusError(resp)
+}
+
+// put sends the blob in one request to the session at location. A session does not survive a
+// failed request, so each retry begins another.
+func (p *blobPush) put(ctx context.Context, location *url.URL, open func() (io.ReadCloser, error), progress func(int64)) error {
+	r, err := p.request(ctx, http.MethodPut, "uploads/")
+	if err != nil {
+		return err
+	}
+	registry := origin(r.url)
+	r.open, r.size, r.progress = open, p.desc.Size, progress
+	r.header.Set("Content-Type", "application/octet-stream")
+	if p.desc.Size > expectContinueAbove {
+		r.header.Set("Expect", "100-continue")
+	}
+	resp, err := p.retry(ctx, r, func(ctx context.Context, r *request) (*response, error) {
+		if location == nil {
+			if location, err = p.begin(ctx, ""); err != nil {
+				return nil, err
+			}
+		}
+		r.url, location = location, nil
+		if origin(r.url) == registry {
+			return p.authorized(ctx, r)
+		}
+		// Elsewhere the bytes may go, as the registry wants it, but not the credentials.
+		resp, err := p.exchange(ctx, r)
+		if err == nil {
+			resp.left = true
+		}
+		return resp, err
+	})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusNoContent {
+		return r.statusError(resp)
+	}
+	defer resp.close()
+	return r.checkStored(resp, p.desc.Digest)
+}
+
+// checkStored compares the digest a registry says it stored, if it says.
+func (r *request) checkStored(resp *response, want digest.Digest) error {
+	answered := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if answered == "" {
+		return nil
+	}
+	return r.checkAnsweredDigest(answered, want)
+}
+
+// PushManifest stores a manifest or index under ref's tag, or under its digest, which then has to be
+// that of raw. The blobs and manifests it names must be there already. It returns the
+// digest of raw.
+func (c *Client) PushManifest(ctx context.Context, ref reference.Named, mediaType string, raw []byte, auth Auth) (digest.Digest, error) {
+	t, err := parseTarget(ref)
+	if err != nil {
+		return "", err
+	}
+	dgst := digest.FromBytes(raw)
+	if t.digest != "" {
+		dgst = t.digest.Algorithm().FromBytes(raw)
+		if dgst != t.digest {
+			return "", invalid("manifest has digest %s, not %s", dgst, t.digest)
+		}
+	}
+	if _, err := CheckManifest(raw, mediaType); err != nil {
+		return "", &Error{Kind: kindOf(err, Corrupt), Doing: "push " + t.text, What: err.Error(), Err: err}
+	}
+	r, err := c.newRequest(ctx, t.site, "push "+t.text, http.MethodPut, t.path+"/manifests/"+t.last(), auth, pushScope(t.repository))
+	if err != nil {
+		return "", err
+	}
+	r.header.Set("Content-Type", mediaType)
+	r.setBody(raw)
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
+		return "", r.statusError(resp)
+	}
+	defer resp.close()
+	if err := r.checkStored(resp, dgst); err != nil {
+		return "", err
+	}
+	return dgst, nil
+}
+
+// Ping checks that host is a registry and that auth, if not anonymous, is accepted by it.
+func (c *Client) Ping(ctx context.Context, host string, auth Auth) error {
+	s, err := parseSite(host)
+	if err != nil {
+		return err
+	}
+	r, err := c.newRequest(ctx, s, "log in to "+s.name, http.MethodGet, "", auth)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		resp.close()
+		return r.fail(Unsupported, s.name+" is not a container registry, or one of before 2015", "check the address")
+	}
+	if resp.StatusCode != http.StatusOK {
+		return r.statusError(resp)
+	}
+	resp.close()
+	return nil
+}
