@@ -60,7 +60,7 @@ func (c *Client) Blob(ctx context.Context, repo reference.Named, desc ocispec.De
 	}
 	if resp.ContentLength >= 0 && resp.ContentLength != desc.Size-b.at {
 		resp.Body.Close()
-		return nil, r.fail(Corrupt, fmt.Sprintf("%s offers %d bytes of %s instead of %d", r.who, resp.ContentLength, r.object, desc.Size-b.at), "")
+		return nil, r.fail(corrupt, fmt.Sprintf("%s offers %d bytes of %s instead of %d", r.who, resp.ContentLength, r.object, desc.Size-b.at), "")
 	}
 	return b, nil
 }
@@ -83,7 +83,7 @@ func (r *request) checkRange(value string, offset, size int64) error {
 		(total == "*" || total == strconv.FormatInt(size, 10)) {
 		return nil
 	}
-	return r.fail(Corrupt, fmt.Sprintf("%s sent range %q of %s instead of bytes %d-%d/%d", r.who, oneLine(value), r.object, offset, size-1, size), "")
+	return r.fail(corrupt, fmt.Sprintf("%s sent range %q of %s instead of bytes %d-%d/%d", r.who, oneLine(value), r.object, offset, size-1, size), "")
 }
 
 // blobReader holds a body to the size it has to have.
@@ -138,7 +138,7 @@ func (b *blobReader) atEnd() error {
 		n, err = b.body.Read(one[:])
 	}
 	if n > 0 {
-		return b.request.fail(Corrupt, fmt.Sprintf("%s sent more than the %d bytes of %s", b.request.who, b.size, b.request.object), "")
+		return b.request.fail(corrupt, fmt.Sprintf("%s sent more than the %d bytes of %s", b.request.who, b.size, b.request.object), "")
 	}
 	// Every byte has come; how the connection ended after them does not matter.
 	return io.EOF

@@ -14,53 +14,37 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+
+	"berth/internal/fault"
 )
 
-// Kind is what went wrong, for callers to branch on: errors.Is(err, registry.NotFound).
-type Kind string
+// problem is a kind of failure with the word for it that programs may rely on.
+type problem struct {
+	kind   fault.Kind
+	reason string
+}
 
-const (
-	InvalidArgument Kind = "invalid argument"  // the caller's name, digest or size is malformed
-	NotFound        Kind = "not found"         // the registry has no such repository, tag or blob
-	Unauthenticated Kind = "unauthenticated"   // a login is missing or wrong
-	Denied          Kind = "permission denied" // the login is good but not for this
-	Unavailable     Kind = "unavailable"       // unreachable, stalled, overloaded: later may work
-	TLS             Kind = "tls"               // the registry's certificate or protocol is not acceptable
-	TooLarge        Kind = "too large"         // over one of this package's limits
-	Corrupt         Kind = "corrupt"           // digest, length or format is not what it has to be
-	Unsupported     Kind = "unsupported"       // the registry or image is of a sort we do not speak
-	Refused         Kind = "refused"           // following the registry would have been unsafe
+// Every error of this package is one of these, or a context's end. Its text is one
+// complete sentence that names the image or the registry and holds no credentials; its hint is the
+// next step.
+var (
+	malformed       = problem{fault.InvalidArgument, "REFERENCE_MALFORMED"}
+	notFound        = problem{fault.NotFound, "REGISTRY_NOT_FOUND"}
+	loginNeeded     = problem{fault.Unauthenticated, "REGISTRY_LOGIN_NEEDED"}
+	loginRefused    = problem{fault.Unauthenticated, "REGISTRY_LOGIN_REFUSED"}
+	denied          = problem{fault.PermissionDenied, "REGISTRY_DENIED"}
+	unavailable     = problem{fault.Unavailable, "REGISTRY_UNAVAILABLE"}
+	untrusted       = problem{fault.FailedPrecondition, "REGISTRY_TLS"}    // certificate or protocol not acceptable
+	refused         = problem{fault.FailedPrecondition, "REGISTRY_UNSAFE"} // obeying the registry would leak or downgrade
+	tooLarge        = problem{fault.ResourceExhausted, "REGISTRY_TOO_LARGE"}
+	corrupt         = problem{fault.DataLoss, "REGISTRY_CORRUPT"} // digest, length or format is not what it has to be
+	unsupported     = problem{fault.Unimplemented, "REGISTRY_UNSUPPORTED"}
+	badConfig       = problem{fault.FailedPrecondition, "REGISTRY_BAD_CONFIG"}
+	unreadableLocal = problem{fault.Internal, "PUSH_SOURCE_UNREADABLE"}
 )
 
-func (k Kind) Error() string { return string(k) }
-
-// Error is every error of this package except those of a cancelled context.
-// Its text is one complete line that names the registry, the repository and the next step,
-// and holds no credentials: print it as it is.
-type Error struct {
-	Kind  Kind
-	Doing string // "pull docker.io/library/nginx:latest"; may be empty
-	What  string // "not found in registry docker.io"
-	Hint  string // "check the name and tag"; may be empty
-	Err   error  // the cause, if it is worth asking for; its text is not printed
-}
-
-func (e *Error) Error() string {
-	text := e.What
-	if e.Doing != "" {
-		text = e.Doing + ": " + text
-	}
-	if e.Hint != "" {
-		text += " (" + e.Hint + ")"
-	}
-	return text
-}
-
-func (e *Error) Unwrap() []error {
-	if e.Err == nil {
-		return []error{e.Kind}
-	}
-	return []error{e.Kind, e.Err}
+func (p problem) errorf(format string, args ...any) *fault.Error {
+	return p.kind.Errorf(p.reason, format, args...)
 }
 
 // InterruptedError is returned by the reader of [Client.Blob] when the transfer broke off
@@ -75,10 +59,10 @@ func (e *InterruptedError) Error() string {
 	return fmt.Sprintf("download interrupted at byte %d of %d: %v", e.Offset, e.Size, e.Err)
 }
 
-func (e *InterruptedError) Unwrap() []error { return []error{Unavailable, e.Err} }
+func (e *InterruptedError) Unwrap() []error { return []error{fault.Unavailable, e.Err} }
 
 func invalid(format string, args ...any) error {
-	return &Error{Kind: InvalidArgument, What: fmt.Sprintf(format, args...)}
+	return malformed.errorf(format, args...)
 }
 
 // validDigest keeps anything but well-formed digests of known algorithms away from URLs.
@@ -98,21 +82,24 @@ func (c *Client) connectError(ctx context.Context, who string, err error) error 
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStalled) {
 		return fmt.Errorf("connect to %s: %w", who, ctx.Err())
 	}
-	var own *Error
+	var own *fault.Error
 	if errors.As(err, &own) {
-		return own
+		return err
 	}
 	// *url.Error prints the URL, and a storage URL's query is as good as a password.
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	e := &Error{Kind: Unavailable, Err: err}
-	e.What, e.Hint = c.describe(err)
+	p := unavailable
 	if isTLSError(err) {
-		e.Kind = TLS
+		p = untrusted
 	}
-	e.What = "connect to " + who + ": " + e.What
+	what, hint := c.describe(err)
+	e := p.errorf("connect to %s: %s", who, what)
+	if hint != "" {
+		e = e.Hint("%s", hint)
+	}
 	return e
 }
 
@@ -193,12 +180,4 @@ func oneLine(s string) string {
 		s = string(runes[:limit]) + "…"
 	}
 	return s
-}
-
-func kindOf(err error, otherwise Kind) Kind {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Kind
-	}
-	return otherwise
 }

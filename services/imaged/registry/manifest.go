@@ -156,20 +156,20 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Named, auth Auth) (
 	}
 	desc := ocispec.Descriptor{Digest: algorithm.FromBytes(raw), Size: int64(len(raw))}
 	if t.digest != "" && desc.Digest != t.digest {
-		return nil, ocispec.Descriptor{}, r.fail(Corrupt, fmt.Sprintf("%s sent a manifest with another digest, %s", r.who, desc.Digest), "")
+		return nil, ocispec.Descriptor{}, r.fail(corrupt, fmt.Sprintf("%s sent a manifest with another digest, %s", r.who, desc.Digest), "")
 	}
 	if answered := digest.Digest(resp.Header.Get("Docker-Content-Digest")); answered != "" && t.digest == "" {
 		if err := r.checkAnsweredDigest(answered, ""); err != nil {
 			return nil, ocispec.Descriptor{}, err
 		}
 		if actual := answered.Algorithm().FromBytes(raw); actual != answered {
-			return nil, ocispec.Descriptor{}, r.fail(Corrupt, fmt.Sprintf("%s says the manifest is %s but sent %s", r.who, answered, actual), "")
+			return nil, ocispec.Descriptor{}, r.fail(corrupt, fmt.Sprintf("%s says the manifest is %s but sent %s", r.who, answered, actual), "")
 		}
 		desc.Digest = answered
 	}
 	desc.MediaType, err = CheckManifest(raw, mediaType(resp))
 	if err != nil {
-		return nil, ocispec.Descriptor{}, r.fail(kindOf(err, Corrupt), err.Error(), "")
+		return nil, ocispec.Descriptor{}, fmt.Errorf("%s: %w", r.doing, err)
 	}
 	return raw, desc, nil
 }
@@ -187,10 +187,10 @@ func (c *Client) askManifest(ctx context.Context, t target, method string, auth 
 // checkAnsweredDigest validates a digest that a registry sent before anybody uses it.
 func (r *request) checkAnsweredDigest(answered, want digest.Digest) error {
 	if answered.Validate() != nil {
-		return r.fail(Corrupt, fmt.Sprintf("%s answered with a malformed digest %q", r.who, oneLine(string(answered))), "")
+		return r.fail(corrupt, fmt.Sprintf("%s answered with a malformed digest %q", r.who, oneLine(string(answered))), "")
 	}
 	if want != "" && answered.Algorithm() == want.Algorithm() && answered != want {
-		return r.fail(Corrupt, fmt.Sprintf("%s answered with another digest, %s", r.who, answered), "")
+		return r.fail(corrupt, fmt.Sprintf("%s answered with another digest, %s", r.who, answered), "")
 	}
 	return nil
 }
@@ -212,32 +212,32 @@ func mediaType(resp *response) string {
 // encoding/json matches names in any case, so "Layers" counts as "layers".
 func CheckManifest(raw []byte, declared string) (string, error) {
 	if len(raw) > MaxManifestBytes {
-		return "", &Error{Kind: TooLarge, What: fmt.Sprintf("manifest has %d bytes, more than %d MiB", len(raw), MaxManifestBytes>>20)}
+		return "", tooLarge.errorf("manifest has %d bytes, more than %d MiB", len(raw), MaxManifestBytes>>20)
 	}
 	fields, err := topLevel(raw)
 	if err != nil {
-		return "", &Error{Kind: Corrupt, What: "manifest is not valid: " + oneLine(err.Error())}
+		return "", corrupt.errorf("manifest is not valid: %s", oneLine(err.Error()))
 	}
 	var version int
 	if v, ok := fields["schemaversion"]; ok && json.Unmarshal(v, &version) != nil {
-		return "", &Error{Kind: Corrupt, What: "manifest has a malformed schemaVersion"}
+		return "", corrupt.errorf("manifest has a malformed schemaVersion")
 	}
 	_, signed := fields["signatures"]
 	_, fsLayers := fields["fslayers"]
 	if version == 1 || signed || fsLayers || declared == mediaTypeSchema1 || declared == mediaTypeSchema1Signed {
-		return "", &Error{Kind: Unsupported, What: "image has the obsolete schema 1 format of before 2017; it must be pushed anew with a current tool"}
+		return "", unsupported.errorf("image has the obsolete schema 1 format of before 2017; it must be pushed anew with a current tool")
 	}
 	if version != 2 {
-		return "", &Error{Kind: Unsupported, What: fmt.Sprintf("manifest has schema version %d, only 2 is known", version)}
+		return "", unsupported.errorf("manifest has schema version %d, only 2 is known", version)
 	}
 
 	var own string
 	if v, ok := fields["mediatype"]; ok && json.Unmarshal(v, &own) != nil {
-		return "", &Error{Kind: Corrupt, What: "manifest has a malformed mediaType"}
+		return "", corrupt.errorf("manifest has a malformed mediaType")
 	}
 	known := func(t string) bool { return IsIndex(t) || IsManifest(t) }
 	if known(declared) && own != "" && own != declared {
-		return "", &Error{Kind: Corrupt, What: fmt.Sprintf("manifest says it is %q but came as %q", oneLine(own), declared)}
+		return "", corrupt.errorf("manifest says it is %q but came as %q", oneLine(own), declared)
 	}
 	_, manifests := fields["manifests"]
 	_, layers := fields["layers"]
@@ -245,7 +245,7 @@ func CheckManifest(raw []byte, declared string) (string, error) {
 	is := declared
 	switch {
 	case manifests && (layers || config):
-		return "", &Error{Kind: Corrupt, What: "manifest is an image and an index at once"}
+		return "", corrupt.errorf("manifest is an image and an index at once")
 	case known(declared):
 	case own != "":
 		is = own
@@ -258,9 +258,9 @@ func CheckManifest(raw []byte, declared string) (string, error) {
 		return is, nil
 	}
 	if !known(is) {
-		return "", &Error{Kind: Unsupported, What: fmt.Sprintf("media type %q is not an image", oneLine(is))}
+		return "", unsupported.errorf("media type %q is not an image", oneLine(is))
 	}
-	return "", &Error{Kind: Corrupt, What: fmt.Sprintf("manifest is not the %q it says it is", is)}
+	return "", corrupt.errorf("manifest is not the %q it says it is", is)
 }
 
 // topLevel returns the fields of a JSON object by lower-case name.

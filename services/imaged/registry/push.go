@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -183,7 +184,7 @@ func (c *Client) PushManifest(ctx context.Context, ref reference.Named, mediaTyp
 		}
 	}
 	if _, err := CheckManifest(raw, mediaType); err != nil {
-		return "", &Error{Kind: kindOf(err, Corrupt), Doing: "push " + t.text, What: err.Error(), Err: err}
+		return "", fmt.Errorf("push %s: %w", t.text, err)
 	}
 	r, err := c.newRequest(ctx, t.site, "push "+t.text, http.MethodPut, t.path+"/manifests/"+t.last(), auth, pushScope(t.repository))
 	if err != nil {
@@ -221,7 +222,7 @@ func (c *Client) Ping(ctx context.Context, host string, auth Auth) error {
 	}
 	if resp.StatusCode == http.StatusNotFound {
 		resp.close()
-		return r.fail(Unsupported, s.name+" is not a container registry, or one of before 2015", "check the address")
+		return r.fail(unsupported, s.name+" is not a container registry, or one of before 2015", "check the address")
 	}
 	if resp.StatusCode != http.StatusOK {
 		return r.statusError(resp)

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/internal/fault"
 	registrytest "berth/test/registry"
 )
 
@@ -131,19 +132,22 @@ func readBlob(t *testing.T, c *Client, repo reference.Named, desc ocispec.Descri
 }
 
 // wantError asserts kind and text, and that no secret of the test's is in it.
-func wantError(t *testing.T, err error, kind Kind, text string) {
+func wantError(t *testing.T, err error, kind fault.Kind, text string) {
 	t.Helper()
 	switch {
 	case err == nil:
 		t.Errorf("no error, want %v: %s", kind, text)
 	case !errors.Is(err, kind):
 		t.Errorf("error is not %q: %v", kind, err)
-	case !strings.Contains(err.Error(), text):
-		t.Errorf("error = %q, want it to contain %q", err, text)
+	case !strings.Contains(told(err), text):
+		t.Errorf("error = %q, want it to contain %q", told(err), text)
 	case strings.Contains(err.Error(), registrytest.Password), strings.Contains(err.Error(), "\n"):
 		t.Errorf("error tells too much: %q", err)
 	}
 }
+
+// told is what a user reads: the sentence, then the hint.
+func told(err error) string { return err.Error() + " (" + fault.HintOf(err) + ")" }
 
 var account = Auth{Username: registrytest.User, Password: registrytest.Password}
 
@@ -153,16 +157,16 @@ func TestRealRegistryPlain(t *testing.T) {
 	roundTrip(t, c, reg.Host, Auth{})
 
 	_, _, err := c.Manifest(t.Context(), named(t, reg.Ref("foo:bar")), Auth{})
-	wantError(t, err, NotFound, "pull "+reg.Host+"/foo:bar: not found in registry "+reg.Host+" (check the name and tag)")
+	wantError(t, err, fault.NotFound, "pull "+reg.Host+"/foo:bar: not found in registry "+reg.Host+" (check the name and tag)")
 	_, err = c.Resolve(t.Context(), named(t, reg.Ref("foo:bar")), Auth{})
-	wantError(t, err, NotFound, "pull "+reg.Host+"/foo:bar: not found in registry "+reg.Host+" (check the name and tag)")
+	wantError(t, err, fault.NotFound, "pull "+reg.Host+"/foo:bar: not found in registry "+reg.Host+" (check the name and tag)")
 	_, desc := randomBlob(t, 10)
 	_, err = c.Blob(t.Context(), named(t, reg.Ref("team/web")), desc, 0, Auth{})
-	wantError(t, err, NotFound, "blob "+desc.Digest.String()+" not found")
+	wantError(t, err, fault.NotFound, "blob "+desc.Digest.String()+" not found")
 
 	reg.Stop()
 	err = c.Ping(t.Context(), reg.Host, Auth{})
-	wantError(t, err, Unavailable, "connect to registry "+reg.Host+": connection refused (is it running?)")
+	wantError(t, err, fault.Unavailable, "connect to registry "+reg.Host+": connection refused (is it running?)")
 	reg.Restart()
 	if err := c.Ping(t.Context(), reg.Host, Auth{}); err != nil {
 		t.Errorf("after restart: %v", err)
@@ -173,15 +177,15 @@ func TestRealRegistryBasicAuth(t *testing.T) {
 	reg := registrytest.Start(t, registrytest.Options{Auth: true})
 	c := New(Options{})
 	roundTrip(t, c, reg.Host, account)
-	wantError(t, c.Ping(t.Context(), reg.Host, Auth{}), Unauthenticated, "registry "+reg.Host+" asks for a login (berth login "+reg.Host+")")
+	wantError(t, c.Ping(t.Context(), reg.Host, Auth{}), fault.Unauthenticated, "registry "+reg.Host+" asks for a login (log in with: berth login "+reg.Host+")")
 	wrong := Auth{Username: registrytest.User, Password: "wrong-marker"}
 	err := c.Ping(t.Context(), reg.Host, wrong)
-	wantError(t, err, Unauthenticated, "does not accept this user name and password")
+	wantError(t, err, fault.Unauthenticated, "does not accept this user name and password")
 	if strings.Contains(err.Error(), "wrong-marker") {
 		t.Errorf("password in error: %v", err)
 	}
 	_, err = c.Resolve(t.Context(), named(t, reg.Ref("team/web:v1")), Auth{})
-	wantError(t, err, Unauthenticated, "asks for a login")
+	wantError(t, err, fault.Unauthenticated, "asks for a login")
 }
 
 func TestRealRegistryTLS(t *testing.T) {
@@ -190,9 +194,9 @@ func TestRealRegistryTLS(t *testing.T) {
 	roundTrip(t, New(Options{Hosts: map[string]Host{reg.Host: {Insecure: true}}}), reg.Host, account)
 
 	err := New(Options{}).Ping(t.Context(), reg.Host, account)
-	wantError(t, err, TLS, "connect to registry "+reg.Host+": its certificate is signed by an unknown authority")
+	wantError(t, err, fault.FailedPrecondition, "connect to registry "+reg.Host+": its certificate is signed by an unknown authority")
 	missing := New(Options{Hosts: map[string]Host{reg.Host: {CAFiles: []string{"/nonexistent/ca.pem"}}}})
-	wantError(t, missing.Ping(t.Context(), reg.Host, account), TLS, "read CA file")
+	wantError(t, missing.Ping(t.Context(), reg.Host, account), fault.FailedPrecondition, "read CA file")
 	if strings.Contains(reg.Log(), `"GET / `) || strings.Contains(reg.Log(), "client sent an HTTP request") {
 		t.Errorf("clear HTTP was tried:\n%s", reg.Log())
 	}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"berth/internal/fault"
 )
 
 const (
@@ -156,7 +158,7 @@ func (c *Client) delay(resp *response, err error, attempt int) (time.Duration, b
 	// Between half and all of it, so that clients that failed together come back apart.
 	backoff = backoff/2 + rand.N(backoff/2+1)
 	if err != nil {
-		var own *Error
+		var own *fault.Error
 		return backoff, !errors.As(err, &own) && isBrokenConnection(err)
 	}
 	switch resp.StatusCode {
@@ -202,7 +204,7 @@ func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 		_ = resp.Body.Close()
 		next, err := r.redirect(u, resp.Header.Get("Location"))
 		if err == nil && hops == maxRedirects {
-			err = r.fail(Refused, fmt.Sprintf("%s redirects more than %d times", r.who, maxRedirects), "")
+			err = r.fail(refused, fmt.Sprintf("%s redirects more than %d times", r.who, maxRedirects), "")
 		}
 		if err != nil {
 			w.end()
@@ -219,18 +221,18 @@ func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 func (c *Client) roundTrip(ctx context.Context, w *watch, r *request, u *url.URL, header http.Header) (*http.Response, error) {
 	t, err := c.transport(u.Host)
 	if err != nil {
-		return nil, &Error{Kind: TLS, What: fmt.Sprintf("set up connection to %s: %v", u.Host, err), Err: err}
+		return nil, badConfig.errorf("set up connection to %s: %w", u.Host, err)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
 	if err != nil {
-		return nil, r.fail(Refused, "registry "+r.site.name+" leads to a malformed address", "")
+		return nil, r.fail(refused, "registry "+r.site.name+" leads to a malformed address", "")
 	}
 	req.Header = header.Clone()
 	var sent *upload
 	if r.open != nil {
 		rc, err := r.open()
 		if err != nil {
-			return nil, &Error{Kind: InvalidArgument, Doing: r.doing, What: fmt.Sprintf("open what is to be sent: %v", err), Err: err}
+			return nil, unreadableLocal.errorf("%s: open what is to be sent: %w", r.doing, err)
 		}
 		sent = &upload{ReadCloser: rc, watch: w, size: r.size, progress: r.progress}
 		req.Body, req.ContentLength = sent, r.size
@@ -247,7 +249,7 @@ func (c *Client) roundTrip(ctx context.Context, w *watch, r *request, u *url.URL
 	}
 	if sent != nil {
 		if failed := sent.failure(); failed != nil {
-			return nil, &Error{Kind: Corrupt, Doing: r.doing, What: fmt.Sprintf("read what is to be sent: %v", failed), Err: failed}
+			return nil, unreadableLocal.errorf("%s: read what is to be sent: %w", r.doing, failed)
 		}
 	}
 	if cause := context.Cause(ctx); cause != nil {
@@ -270,10 +272,10 @@ func (r *request) redirect(from *url.URL, location string) (*url.URL, error) {
 	to, err := from.Parse(location)
 	if location == "" || err != nil || to.Host == "" || to.User != nil || to.Opaque != "" ||
 		to.Scheme != "http" && to.Scheme != "https" {
-		return nil, r.fail(Refused, r.who+" redirects to a malformed address", "")
+		return nil, r.fail(refused, r.who+" redirects to a malformed address", "")
 	}
 	if from.Scheme == "https" && to.Scheme != "https" {
-		return nil, r.fail(Refused, fmt.Sprintf("%s redirects from https to clear http at %s", r.who, oneLine(to.Host)), "it must stay on https")
+		return nil, r.fail(refused, fmt.Sprintf("%s redirects from https to clear http at %s", r.who, oneLine(to.Host)), "it must stay on https")
 	}
 	to.Fragment = ""
 	return to, nil
@@ -289,29 +291,33 @@ func origin(u *url.URL) string {
 }
 
 // fail makes an error about r.
-func (r *request) fail(kind Kind, what, hint string) error {
-	return &Error{Kind: kind, Doing: r.doing, What: what, Hint: hint}
+func (r *request) fail(p problem, what, hint string) error {
+	e := p.errorf("%s: %s", r.doing, what).With("registry", r.site.name)
+	if hint != "" {
+		e = e.Hint("%s", hint)
+	}
+	return e
 }
 
 func (r *request) loginNeeded() error {
-	return r.fail(Unauthenticated, "registry "+r.site.name+" asks for a login", "berth login "+r.site.name)
+	return r.fail(loginNeeded, "registry "+r.site.name+" asks for a login", "log in with: berth login "+r.site.name)
 }
 
 // loginRefused is the answer to a second 401, or to one from the token server.
 func (r *request) loginRefused() error {
 	switch {
 	case r.auth.Anonymous():
-		return r.fail(Unauthenticated, "registry "+r.site.name+" grants no access without a login",
-			"check the name, or berth login "+r.site.name)
+		return r.fail(loginNeeded, "registry "+r.site.name+" grants no access without a login",
+			"check the name, or log in with: berth login "+r.site.name)
 	case r.auth.IdentityToken != "" || r.auth.RegistryToken != "":
-		return r.fail(Unauthenticated, "registry "+r.site.name+" does not accept the stored token",
-			"berth login "+r.site.name)
+		return r.fail(loginRefused, "registry "+r.site.name+" does not accept the stored token",
+			"log in again with: berth login "+r.site.name)
 	case len(r.scopes) == 0:
-		return r.fail(Unauthenticated, "registry "+r.site.name+" does not accept this user name and password",
+		return r.fail(loginRefused, "registry "+r.site.name+" does not accept this user name and password",
 			"check both and try again")
 	}
-	return r.fail(Unauthenticated, "registry "+r.site.name+" does not accept the login of "+oneLine(r.auth.Username)+" for this",
-		"check the name, or berth login "+r.site.name)
+	return r.fail(loginRefused, "registry "+r.site.name+" does not accept the login of "+oneLine(r.auth.Username)+" for this",
+		"check the name, or log in with: berth login "+r.site.name)
 }
 
 // statusError turns an answer that is not a success into an error, and closes it.
@@ -330,27 +336,27 @@ func (r *request) statusError(resp *response) error {
 	case code == http.StatusUnauthorized && !resp.left:
 		return r.loginRefused()
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return r.fail(Denied, "access denied by "+who+said, "check the name and whether this login may do it")
+		return r.fail(denied, "access denied by "+who+said, "check the name and whether this login may do it")
 	case code == http.StatusNotFound:
 		hint := "check the name and tag"
 		if object != "" {
 			hint = "the image in the registry is incomplete"
 		}
-		return r.fail(NotFound, object+"not found in "+who, hint)
+		return r.fail(notFound, object+"not found in "+who, hint)
 	case code == http.StatusTooManyRequests:
 		hint := "try again later"
 		if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
 			hint = fmt.Sprintf("try again in %v", after.Round(time.Second))
 		}
-		return r.fail(Unavailable, who+" limits requests and this one was over"+said, hint)
+		return r.fail(unavailable, who+" limits requests and this one was over"+said, hint)
 	case code == http.StatusRequestEntityTooLarge:
-		return r.fail(TooLarge, who+" refuses it as too large"+said, "")
+		return r.fail(tooLarge, who+" refuses it as too large"+said, "")
 	case code == http.StatusMethodNotAllowed, code == http.StatusNotImplemented:
-		return r.fail(Unsupported, who+" does not support this"+said, "")
+		return r.fail(unsupported, who+" does not support this"+said, "")
 	case code >= 500, code == http.StatusRequestTimeout:
-		return r.fail(Unavailable, fmt.Sprintf("%s answered %d %s%s", who, code, http.StatusText(code), said), "try again later")
+		return r.fail(unavailable, fmt.Sprintf("%s answered %d %s%s", who, code, http.StatusText(code), said), "try again later")
 	default:
-		return r.fail(Unsupported, fmt.Sprintf("%s answered %d %s%s", who, code, http.StatusText(code), said), "")
+		return r.fail(unsupported, fmt.Sprintf("%s answered %d %s%s", who, code, http.StatusText(code), said), "")
 	}
 }
 
@@ -396,10 +402,10 @@ func readLimited(r io.Reader, limit int64) ([]byte, error) {
 // bodyError describes a failed readLimited.
 func (r *request) bodyError(what string, limit int64, err error) error {
 	if errors.Is(err, errTooLong) {
-		return r.fail(TooLarge, fmt.Sprintf("%s sent a %s of more than %d MiB", r.who, what, limit>>20), "")
+		return r.fail(tooLarge, fmt.Sprintf("%s sent a %s of more than %d MiB", r.who, what, limit>>20), "")
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("read %s from %s: %w", what, r.who, err)
 	}
-	return &Error{Kind: Unavailable, Doing: r.doing, What: fmt.Sprintf("%s broke off sending a %s: %s", r.who, what, oneLine(err.Error())), Hint: "try again", Err: err}
+	return r.fail(unavailable, fmt.Sprintf("%s broke off sending a %s: %s", r.who, what, oneLine(err.Error())), "try again")
 }

@@ -99,7 +99,7 @@ func (c *Client) renew(ctx context.Context, g *grant, r *request, sent string, o
 	}
 	chosen := choose(offered)
 	if chosen == nil {
-		return "", r.fail(Unsupported, "registry "+r.site.name+" asks for a kind of login that is not supported", "Basic and Bearer are")
+		return "", r.fail(unsupported, "registry "+r.site.name+" asks for a kind of login that is not supported", "Basic and Bearer are")
 	}
 	g.challenge = chosen
 	err := c.fill(ctx, g, r)
@@ -214,14 +214,14 @@ func (c *Client) fetchToken(ctx context.Context, ch *challenge, r *request) (str
 	}
 	var answer tokenAnswer
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return "", 0, t.fail(Corrupt, t.who+" answered something that is not a token", "")
+		return "", 0, t.fail(corrupt, t.who+" answered something that is not a token", "")
 	}
 	token := answer.Token
 	if token == "" {
 		token = answer.AccessToken
 	}
 	if !isVisibleASCII(token) {
-		return "", 0, t.fail(Corrupt, t.who+" answered without a usable token", "")
+		return "", 0, t.fail(corrupt, t.who+" answered without a usable token", "")
 	}
 	life := defaultTokenLife
 	if answer.ExpiresIn > 0 {
@@ -234,7 +234,7 @@ func (c *Client) fetchToken(ctx context.Context, ch *challenge, r *request) (str
 func (c *Client) realm(raw string, r *request) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.User != nil || u.Opaque != "" || u.Hostname() == "" {
-		return nil, r.fail(Refused, "registry "+r.site.name+" names a malformed token server", "")
+		return nil, r.fail(refused, "registry "+r.site.name+" names a malformed token server", "")
 	}
 	u.Fragment = ""
 	switch u.Scheme {
@@ -249,7 +249,7 @@ func (c *Client) realm(raw string, r *request) (*url.URL, error) {
 			return u, nil
 		}
 	}
-	return nil, r.fail(Refused, fmt.Sprintf("registry %s wants credentials sent unprotected to %s", r.site.name, oneLine(u.Host)), "it must name an https token server")
+	return nil, r.fail(refused, fmt.Sprintf("registry %s wants credentials sent unprotected to %s", r.site.name, oneLine(u.Host)), "it must name an https token server")
 }
 
 func contains(list []string, s string) bool {
