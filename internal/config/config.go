@@ -51,8 +51,6 @@ type Config struct {
 
 // Apid is the section of the gateway.
 type Apid struct {
-	// Group whose members may use the engine. It is equivalent to root.
-	Group string `toml:"group"`
 	// JobHistory is how many finished jobs are remembered.
 	JobHistory int `toml:"job_history"`
 	// PullTimeout ends a pull, however well it goes.
@@ -132,7 +130,6 @@ func Default() *Config {
 		Run:      DefaultRun,
 		LogLevel: "info",
 		Apid: Apid{
-			Group:       "berth",
 			JobHistory:  1000,
 			PullTimeout: Duration(30 * time.Minute),
 		},
