@@ -9,7 +9,6 @@ import (
 	"net"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -84,8 +83,8 @@ func NewServer(o ServerOptions) *Server {
 		//  3. panics become errors: they fail the call, not the daemon
 		//  4. who is not allowed goes no further
 		//  5. deadlines, and the end of streams when the daemon stops
-		grpc.ChainUnaryInterceptor(s.logUnary, faultgrpc.UnaryServer, recoverUnary, s.admitUnary, s.limitUnary),
-		grpc.ChainStreamInterceptor(s.logStream, faultgrpc.StreamServer, recoverStream, s.admitStream, s.limitStream),
+		grpc.ChainUnaryInterceptor(s.logUnary, faultgrpc.UnaryServer, s.recoverUnary, s.admitUnary, s.limitUnary),
+		grpc.ChainStreamInterceptor(s.logStream, faultgrpc.StreamServer, s.recoverStream, s.admitStream, s.limitStream),
 	}, o.GRPC...)
 	s.GRPC = grpc.NewServer(opts...)
 	healthv1.RegisterHealthServer(s.GRPC, s.health)
@@ -183,7 +182,7 @@ func (s *Server) logCall(ctx context.Context, method string, begin time.Time, er
 	if strings.HasPrefix(method, "/grpc.") { // health probes, reflection
 		level = hclog.Debug
 	}
-	if !s.log.IsError() || level < s.log.GetLevel() {
+	if level < s.log.GetLevel() {
 		return
 	}
 	p, _ := PeerOf(ctx)
@@ -209,26 +208,26 @@ func (s *Server) logStream(srv any, ss grpc.ServerStream, info *grpc.StreamServe
 	return err
 }
 
-func recoverUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+func (s *Server) recoverUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicked(info.FullMethod, r)
+			err = s.panicked(info.FullMethod, r)
 		}
 	}()
 	return next(ctx, req)
 }
 
-func recoverStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+func (s *Server) recoverStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicked(info.FullMethod, r)
+			err = s.panicked(info.FullMethod, r)
 		}
 	}()
 	return next(srv, ss)
 }
 
-func panicked(method string, r any) error {
-	hclog.Default().Error("panic in a call", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+func (s *Server) panicked(method string, r any) error {
+	s.log.Error("panic in a call", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 	return fault.Internal.Errorf("PANIC", "internal error in %s", method).
 		Hint("this is a bug: please report it with the daemon's log")
 }
@@ -294,35 +293,3 @@ type withContext struct {
 }
 
 func (s withContext) Context() context.Context { return s.ctx }
-
-// Group runs the long-lived parts of a daemon: the first error ends them all,
-// and Wait waits for all.
-type Group struct {
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	once   sync.Once
-	err    error
-}
-
-// NewGroup makes a group whose parts get the returned context.
-func NewGroup(ctx context.Context) (*Group, context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	return &Group{cancel: cancel}, ctx
-}
-
-// Go starts a part. Its error, or its end without one, is the end of the group
-// if it is an error, and only of the part otherwise.
-func (g *Group) Go(part func() error) {
-	g.wg.Go(func() {
-		if err := part(); err != nil {
-			g.once.Do(func() { g.err = err; g.cancel() })
-		}
-	})
-}
-
-// Wait returns the first error when all parts have ended.
-func (g *Group) Wait() error {
-	g.wg.Wait()
-	g.cancel()
-	return g.err
-}

@@ -1,12 +1,13 @@
 // Package faultgrpc carries faults over gRPC without loss: the kind as the
 // status code, the sentence as the message, reason and metadata as a
-// google.rpc.ErrorInfo of domain "berth", the hint as the description of a
-// google.rpc.Help link. Clients in other languages read the same three.
+// google.rpc.ErrorInfo of domain "berth", the hint as that ErrorInfo's metadata
+// "hint". Clients in other languages read the same.
 package faultgrpc
 
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -20,6 +21,9 @@ import (
 
 // Domain is the ErrorInfo domain of every Berth error.
 const Domain = "berth"
+
+// HintKey is the ErrorInfo metadata key of the hint.
+const HintKey = "hint"
 
 var codeOf = map[fault.Kind]codes.Code{
 	fault.None:               codes.OK,
@@ -70,16 +74,20 @@ func ToStatus(err error) *status.Status {
 		st = status.New(codes.Internal, err.Error())
 	}
 	details := make([]protoadapt.MessageV1, 0, 4)
-	if reason, meta := fault.ReasonOf(err), fault.MetadataOf(err); reason != "" || len(meta) > 0 {
-		details = append(details, &errdetails.ErrorInfo{Reason: reason, Domain: Domain, Metadata: meta})
+	reason, meta, hint := fault.ReasonOf(err), maps.Clone(fault.MetadataOf(err)), fault.HintOf(err)
+	if hint != "" {
+		if meta == nil {
+			meta = make(map[string]string, 1)
+		}
+		meta[HintKey] = hint
 	}
-	if hint := fault.HintOf(err); hint != "" {
-		details = append(details, &errdetails.Help{Links: []*errdetails.Help_Link{{Description: hint}}})
+	if reason != "" || len(meta) > 0 {
+		details = append(details, &errdetails.ErrorInfo{Reason: reason, Domain: Domain, Metadata: meta})
 	}
 	if errors.As(err, &remote) {
 		for _, d := range remote.st.Details() {
 			switch m := d.(type) {
-			case *errdetails.ErrorInfo, *errdetails.Help:
+			case *errdetails.ErrorInfo:
 			case protoadapt.MessageV1:
 				details = append(details, m)
 			}
@@ -123,18 +131,15 @@ func FromError(err error) error {
 	var reason, hint string
 	var meta map[string]string
 	for _, d := range st.Details() {
-		switch m := d.(type) {
-		case *errdetails.ErrorInfo:
-			reason, meta = m.Reason, m.Metadata
-		case *errdetails.Help:
-			if len(m.Links) > 0 {
-				hint = m.Links[0].Description
-			}
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			reason, hint, meta = info.Reason, info.Metadata[HintKey], info.Metadata
 		}
 	}
 	e := kind.Errorf(reason, "%w", &remoteError{st})
 	for k, v := range meta {
-		e = e.With(k, v)
+		if k != HintKey {
+			e = e.With(k, v)
+		}
 	}
 	if hint != "" {
 		e = e.Hint("%s", hint)
