@@ -55,10 +55,9 @@ const (
 type Spec struct {
 	Name string // "imaged"
 	User string // whom it runs as, from package account; empty is root
-	// Keep are the capabilities it keeps, without "CAP_"; for a User only.
+	// Keep are the capabilities it keeps; for a User only. A program it executes
+	// gets those that its syscall.SysProcAttr.AmbientCaps names, and no others.
 	Keep []string
-	// HandOn puts Keep in the ambient set too, for the programs it executes.
-	HandOn bool
 	// Lose are capabilities that a daemon running as root gives up for itself and its children.
 	Lose []string
 	// StateMode is the mode of its state directory; zero means 0700.

@@ -37,7 +37,6 @@ func TestMain(m *testing.M) {
 			Name:    "imaged",
 			User:    account.Imaged,
 			Keep:    []string{"CHOWN"},
-			HandOn:  true,
 			Sockets: []Socket{{Name: ImagedSocket}},
 			Run: func(ctx context.Context, env *Env) error {
 				if err := testPoint.Hit(); err != nil {
@@ -174,7 +173,7 @@ func TestWholeDaemon(t *testing.T) {
 	}
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", first.cmd.Process.Pid))
 	for _, want := range []string{"Uid:\t64201\t64201\t64201\t64201", "Gid:\t64202\t64202\t64202\t64202", "Groups:\t64202",
-		"CapEff:\t0000000000000001", "CapAmb:\t0000000000000001", "NoNewPrivs:\t1", "Umask:\t0077"} {
+		"CapEff:\t0000000000000001", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Umask:\t0077"} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("status lacks %q:\n%s", want, status)
 		}
