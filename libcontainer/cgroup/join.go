@@ -37,6 +37,9 @@ func OnThread(f func() error) error {
 // when the child is there, or when Enter has failed, for then the thread may be in some trees and not in others.
 // On pure v2 it does nothing: see FD.
 //
+// Until it leaves, the thread is under the group's limits like any process in it: its memory, its forks, and the
+// devices it may open.
+//
 // The thread must not be the first of its process (see OnThread): where that one is, a process counts as being
 // as a whole, and another process that kills or lists the group would take it for one of its own.
 //

@@ -107,7 +107,7 @@ func (h Hierarchy) dir(cgroup string) string {
 // mount shows a subtree (a container without a cgroup namespace) or the namespace was entered later ("/../x").
 func (h Hierarchy) ownDir() (string, error) {
 	rel, under := strings.CutPrefix(h.Own, strings.TrimSuffix(h.Root, "/"))
-	if !under || strings.HasPrefix(h.Own, "/..") || h.Own == "" {
+	if !under || rel != "" && rel[0] != '/' || strings.HasPrefix(h.Own, "/..") || h.Own == "" {
 		return "", errors.New("own cgroup " + strconv.Quote(h.Own) + " is outside of what is mounted on " + h.Mountpoint)
 	}
 	return h.dir(rel), nil

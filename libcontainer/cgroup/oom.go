@@ -11,7 +11,7 @@ import (
 // OOM tells of memory running out in a group and those below it.
 type OOM struct {
 	Kills    uint64 // processes killed by the OOM killer; v1: since Linux 4.13, 0 before
-	Limit    uint64 // times an allocation hit the limit and something had to be done
+	Limit    uint64 // times an allocation hit the limit; v1 of recent kernels: only where swap has a higher one
 	UnderOOM bool   // processes wait for memory right now; v1 with OOMKillDisable
 }
 
@@ -27,7 +27,8 @@ func (g *Group) OOM() (OOM, error) {
 		return OOM{Kills: f["oom_kill"], Limit: f["max"]}, r.err
 	}
 	f := fields(r.text(t, "memory.oom_control"))
-	return OOM{Kills: f["oom_kill"], Limit: r.number(t, "memory.failcnt"), UnderOOM: f["under_oom"] != 0}, r.err
+	hits := r.number(t, "memory.failcnt") + r.number(t, "memory.memsw.failcnt")
+	return OOM{Kills: f["oom_kill"], Limit: hits, UnderOOM: f["under_oom"] != 0}, r.err
 }
 
 // NotifyOOM returns a file that can be read whenever OOM may have changed: read it with a buffer of 4096 bytes,

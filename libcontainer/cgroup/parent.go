@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -224,6 +225,27 @@ func (p *Parent) unified() *tree {
 		}
 	}
 	return nil
+}
+
+// Delete removes the Parent's directory from every tree, for an engine that is taken off the host. ErrBusy:
+// there are groups left. It closes the Parent.
+func (p *Parent) Delete() error {
+	var errs []error
+	for i := range p.trees {
+		t := &p.trees[i]
+		above, err := openDir(filepath.Dir(t.path), t.V2)
+		if err == nil {
+			err = above.rmdir(filepath.Base(t.path))
+			above.close()
+		}
+		if errors.Is(err, unix.EBUSY) {
+			err = &wrapped{ErrBusy, "delete cgroup", err}
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, p.Close())...)
 }
 
 // Close gives up what the Parent holds open. Its groups must not be used afterwards.

@@ -16,7 +16,6 @@ const (
 	movImm = 0xb7 // dst = imm, 64 bits
 	movReg = 0xbf // dst = src, 64 bits
 	andImm = 0x57 // dst &= imm, 64 bits
-	andReg = 0x5f // dst &= src, 64 bits
 	rshImm = 0x77 // dst >>= imm, 64 bits
 	jneImm = 0x55 // if dst != imm goto off
 	jneReg = 0x5d // if dst != src goto off
