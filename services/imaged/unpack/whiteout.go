@@ -1,0 +1,106 @@
+package unpack
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whiteouts is how the tree of a layer says what it hides in the layers below.
+// In archives, an empty file ".wh.NAME" hides NAME, and ".wh..wh.opq" hides
+// all that lower layers have in its directory (OCI image spec, "Whiteouts").
+// Both speak of lower layers only, never of entries of their own archive,
+// whatever the order in it.
+type Whiteouts int
+
+const (
+	// WhiteoutFiles keeps the archive's form: files of those names.
+	WhiteoutFiles Whiteouts = iota
+	// OverlayUser is the form overlayfs reads when mounted with "userxattr"
+	// (Linux 5.11): character devices 0:0, and "user.overlay.opaque" on
+	// directories. It needs no CAP_SYS_ADMIN to write.
+	OverlayUser
+	// OverlayTrusted is overlayfs's older form: the same devices, and
+	// "trusted.overlay.opaque", which only CAP_SYS_ADMIN may set.
+	OverlayTrusted
+)
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutOpaque = ".wh..wh.opq"
+	// whiteoutMeta starts the names AUFS kept for itself (".wh..wh.plnk",
+	// ".wh..wh.aufs"). Old images carry them; they mean nothing to us.
+	whiteoutMeta = ".wh..wh."
+)
+
+// OpaqueXattr is the extended attribute that marks a directory as opaque with
+// value "y"; empty for WhiteoutFiles.
+func (w Whiteouts) OpaqueXattr() string {
+	switch w {
+	case OverlayUser:
+		return "user.overlay.opaque"
+	case OverlayTrusted:
+		return "trusted.overlay.opaque"
+	}
+	return ""
+}
+
+// whiteoutOf gives the whiteout an entry called base stands for.
+func whiteoutOf(base string) (whiteout, bool) {
+	if !strings.HasPrefix(base, whiteoutPrefix) {
+		return whiteout{}, false
+	}
+	switch {
+	case base == whiteoutOpaque:
+		return whiteout{opaque: true}, true
+	case strings.HasPrefix(base, whiteoutMeta):
+		return whiteout{ignore: true}, true
+	}
+	return whiteout{hides: strings.TrimPrefix(base, whiteoutPrefix)}, true
+}
+
+type whiteout struct {
+	hides  string // the name hidden in the same directory
+	opaque bool   // everything of lower layers in the directory is hidden
+	ignore bool
+}
+
+// whiteout records w in the directory d.
+func (x *extractor) whiteout(d *dir, w whiteout) error {
+	switch {
+	case w.ignore:
+		return nil
+	case w.opaque:
+		if d == x.tree.root() {
+			x.result.RootOpaque = true
+		}
+		return x.tree.markOpaque(d)
+	case w.hides == "" || w.hides == "." || w.hides == "..":
+		return refusal("whiteout hides no name")
+	}
+	if x.whiteouts == WhiteoutFiles {
+		return x.tree.makeMarker(d, whiteoutPrefix+w.hides)
+	}
+	err := mknodat(d.fd, w.hides, unix.S_IFCHR, 0)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	// The archive has the name as well. A file hides the lower one by being
+	// there; a directory would be merged with it and must be made opaque.
+	st, err := fstatat(d.fd, w.hides)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	child, err := x.tree.push(d, w.hides)
+	if err != nil {
+		return err
+	}
+	return x.tree.markOpaque(child)
+}
+
+// isWhiteout reports whether st is a whiteout device. Archives cannot bring
+// such a device (see makeDevice), so it is always one of ours.
+func isWhiteout(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+}
