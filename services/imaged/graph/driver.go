@@ -1,0 +1,126 @@
+// Package graph keeps unpacked layers and stacks them into root file systems.
+//
+// A [Driver] knows one way of doing so. This package has the contract and the
+// parts that drivers share; overlay and plaincopy are the drivers, graphtest is
+// the suite both must pass.
+package graph
+
+import (
+	"context"
+	"io"
+
+	"berth/services/imaged/unpack"
+)
+
+// Driver turns layers' archives into something that can be stacked, and stacks
+// of layers into root file systems for containers. It never mounts anything: it
+// answers with a [Recipe], and the container's setup process mounts inside the
+// container's own namespace.
+//
+// # The life of a layer
+//
+//	Stage ──► Staged ──Sync──► on disk ──Commit──► committed ──Remove──► gone
+//	             └──Discard──► gone
+//
+// Layers are independent of one another: Stage neither needs nor looks at the
+// layers that will be below, so that all layers of an image unpack at once.
+// Stage consumes an uncompressed tar stream; between it and Commit the caller
+// decides whether what was read is what it wanted, by its digest. Until Commit
+// nobody sees the layer, and New removes what an earlier process left in that
+// state.
+//
+// A committed layer never changes. It has a name of a few characters, chosen by
+// the driver and unique in its directory: names go into mount options, which
+// older kernels limit to one page for the whole stack. What a layer is (its
+// digest, who uses it) is not the driver's business; the caller keeps the
+// [Layer] values, and after a crash compares them with Layers and removes those
+// it does not know.
+//
+// # The life of a root file system
+//
+// The caller makes an empty directory and owns it; the driver fills it in
+// Prepare and can answer with the same recipe later by Recipe. Deleting the
+// directory ends it. The caller keeps the layers of the stack committed as long
+// as the directory exists. Nothing is synced: what a crash loses is released.
+//
+// Methods may be called from any goroutine. An error that wraps
+// unpack.ErrRefused blames the archive.
+type Driver interface {
+	// Name is "overlay" or "plaincopy"; it is part of the layer directory's
+	// path, since drivers do not understand each other's layers.
+	Name() string
+
+	// Stage unpacks a layer. It reads tar up to the end-of-archive mark.
+	Stage(ctx context.Context, tar io.Reader, limits unpack.Limits) (Staged, error)
+
+	// Layers are the names of all committed layers.
+	Layers() ([]string, error)
+
+	// Remove makes the layer name vanish and frees its space in the
+	// background. Removing what is not there succeeds.
+	Remove(name string) error
+
+	// Prepare fills the empty directory dir with what a writable root file
+	// system on top of layers (bottom first, possibly none) needs.
+	Prepare(ctx context.Context, dir string, layers []Layer) (Recipe, error)
+
+	// Recipe says how to mount what Prepare made in dir of the same layers.
+	Recipe(dir string, layers []Layer) Recipe
+}
+
+// Staged is an unpacked layer nobody sees yet. It is for one goroutine.
+type Staged interface {
+	// Layer describes it; it may be used for stacking after Commit.
+	Layer() Layer
+	// Sync returns once the layer is on the disk.
+	Sync() error
+	// Commit makes a synced layer visible.
+	Commit() error
+	// Discard deletes the layer; after Commit it does nothing.
+	Discard()
+}
+
+// Layer is what must be remembered of a layer to stack it.
+type Layer struct {
+	Name    string `json:"name"`
+	Bytes   int64  `json:"bytes"`   // sum of file sizes
+	Entries int64  `json:"entries"` // files of all kinds
+
+	// RootSet: the layer says who owns "/" and with which mode.
+	RootSet bool `json:"root_set,omitempty"`
+	// RootOpaque: the layer hides all below it.
+	RootOpaque bool `json:"root_opaque,omitempty"`
+}
+
+// Recipe says how to mount a root file system. All paths are absolute.
+type Recipe struct {
+	Type  string   // "overlay" or "bind"
+	Lower []string // overlay: read-only layers, top first; never empty
+	Upper string   // overlay: the writable layer
+	Work  string   // overlay: overlayfs's own scratch directory
+	// UserXattr: overlay must be mounted with "userxattr" (Linux 5.11).
+	UserXattr bool
+	Source    string // bind: the directory
+}
+
+// Visible are the layers of a stack, bottom first, that are not hidden whole by
+// one above them.
+func Visible(layers []Layer) []Layer {
+	for i := len(layers) - 1; i > 0; i-- {
+		if layers[i].RootOpaque {
+			return layers[i:]
+		}
+	}
+	return layers
+}
+
+// RootOf is the layer that says who owns the root of the stack; false if none
+// does, which means root:root 0755.
+func RootOf(layers []Layer) (Layer, bool) {
+	for i := len(layers) - 1; i >= 0; i-- {
+		if layers[i].RootSet {
+			return layers[i], true
+		}
+	}
+	return Layer{}, false
+}

@@ -1,0 +1,200 @@
+package graph
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"berth/internal/faultpoint"
+	"berth/services/imaged/trash"
+	"berth/services/imaged/unpack"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	layerUnpacked  = faultpoint.Declare("imaged.layer-unpacked", "a layer is unpacked, not yet compared with its digest")
+	layerSynced    = faultpoint.Declare("imaged.layer-synced", "a layer is on the disk, not yet visible")
+	layerCommitted = faultpoint.Declare("imaged.layer-committed", "a layer is visible, no record refers to it yet")
+)
+
+// LayerDir keeps layers as directories of files; the part of a driver that does
+// not depend on how they are stacked.
+//
+//	DIR/NAME        a committed layer; NAME is a number in base 36
+//	DIR/new.NAME    being unpacked
+type LayerDir struct {
+	dir       string
+	whiteouts unpack.Whiteouts
+	trash     *trash.Can
+
+	mu   sync.Mutex
+	next uint64 // number of the next layer
+}
+
+const stagingPrefix = "new."
+
+// OpenLayerDir opens the layers in dir, made if need be, and removes half-made
+// ones. Layers are unpacked with whiteouts in the given form and deleted by
+// way of can, which must be on the same file system.
+func OpenLayerDir(dir string, w unpack.Whiteouts, can *trash.Can) (*LayerDir, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	l := &LayerDir{dir: dir, whiteouts: w, trash: can, next: 1}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if n, ok := layerNumber(e.Name()); ok {
+			l.next = max(l.next, n+1)
+		} else if !strings.HasPrefix(e.Name(), stagingPrefix) {
+			continue // the driver's own
+		} else if err := can.Throw(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// layerNumber undoes layerName and refuses what that would not have made.
+func layerNumber(name string) (uint64, bool) {
+	n, err := strconv.ParseUint(name, 36, 63)
+	return n, err == nil && n > 0 && layerName(n) == name
+}
+
+func layerName(n uint64) string { return strconv.FormatUint(n, 36) }
+
+// Path is where the layer name is.
+func (l *LayerDir) Path(name string) string { return filepath.Join(l.dir, name) }
+
+// Layers are the names of all committed layers.
+func (l *LayerDir) Layers() ([]string, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if _, ok := layerNumber(e.Name()); ok {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Remove makes the layer name vanish. Removing what is not there succeeds.
+func (l *LayerDir) Remove(name string) error {
+	if _, ok := layerNumber(name); !ok {
+		return fmt.Errorf("%q is not the name of a layer", name)
+	}
+	if err := l.trash.Throw(l.Path(name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Stage unpacks a layer.
+func (l *LayerDir) Stage(ctx context.Context, tar io.Reader, limits unpack.Limits) (Staged, error) {
+	l.mu.Lock()
+	name := layerName(l.next)
+	l.next++
+	l.mu.Unlock()
+
+	s := &stagedDir{layers: l, path: l.Path(stagingPrefix + name), layer: Layer{Name: name}}
+	// Containers' users must be able to traverse the root of a layer; what the
+	// layer says about its root is put on the writable directory above it.
+	if err := os.Mkdir(s.path, 0o755); err != nil {
+		return nil, err
+	}
+	if err := s.unpack(ctx, tar, limits); err != nil {
+		s.Discard()
+		return nil, err
+	}
+	return s, nil
+}
+
+// stagedDir is the Staged of LayerDir.
+type stagedDir struct {
+	layers *LayerDir
+	path   string // empty when committed or discarded
+	dir    *os.File
+	layer  Layer
+}
+
+func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Limits) (err error) {
+	if s.dir, err = os.Open(s.path); err != nil {
+		return err
+	}
+	// Headers are 512 bytes each: without a buffer every one is a call into
+	// the pipe that feeds us.
+	in := bufio.NewReaderSize(tar, 128<<10)
+	result, err := unpack.Extract(ctx, s.dir, in, unpack.Options{Whiteouts: s.layers.whiteouts, Limits: limits})
+	if err != nil {
+		return err
+	}
+	s.layer.Bytes, s.layer.Entries = result.Bytes, result.Entries
+	s.layer.RootSet, s.layer.RootOpaque = result.RootSet, result.RootOpaque
+	// Leave the padding behind the end mark to nobody: the digest covers it.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return err
+	}
+	return layerUnpacked.Hit()
+}
+
+func (s *stagedDir) Layer() Layer { return s.layer }
+
+// Sync writes the whole file system out: thousands of small files are faster
+// on the disk this way than by an fsync for each.
+func (s *stagedDir) Sync() error {
+	if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+		return fmt.Errorf("sync layer: %w", os.NewSyscallError("syncfs", err))
+	}
+	return nil
+}
+
+func (s *stagedDir) Commit() error {
+	if err := layerSynced.Hit(); err != nil {
+		return err
+	}
+	if err := os.Rename(s.path, s.layers.Path(s.layer.Name)); err != nil {
+		return err
+	}
+	s.path = ""
+	s.dir.Close()
+	if err := syncDir(s.layers.dir); err != nil {
+		return err
+	}
+	return layerCommitted.Hit()
+}
+
+func (s *stagedDir) Discard() {
+	if s.path == "" {
+		return
+	}
+	if s.dir != nil {
+		s.dir.Close()
+	}
+	// At once and not by way of the trash: a full disk is a likely reason to be
+	// here, and the caller is told when the space is back.
+	os.RemoveAll(s.path)
+	s.path = ""
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,190 @@
+// Package store keeps blobs: immutable files named by the digest of their
+// bytes. Manifests, image configurations and compressed layers are blobs.
+//
+// A blob becomes visible only by [Staged.Publish], after its bytes have been
+// compared with its name and are on the disk. So whatever opens is right as far
+// as the store could tell, and after a crash there are whole blobs and staging
+// files, never halves; [Open] deletes the latter.
+//
+// The directory belongs to one process:
+//
+//	DIR/blobs/ALGORITHM/HEX   the blobs
+//	DIR/staging/…             being written
+//
+// The store does not know who needs a blob; package images does.
+package store
+
+import (
+	_ "crypto/sha256" // go-digest finds algorithms among those linked in
+	_ "crypto/sha512"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"berth/internal/fault"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Store is a directory of blobs. Its methods may be called from any goroutine.
+type Store struct {
+	blobs   string
+	staging string
+}
+
+// algorithms are those a blob's name may use: the two that the OCI image
+// specification registers and that are implemented everywhere.
+var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
+
+// Open opens the store in dir, made if need be, and deletes what was being
+// staged when the last process ended.
+func Open(dir string) (*Store, error) {
+	s := &Store{blobs: filepath.Join(dir, "blobs"), staging: filepath.Join(dir, "staging")}
+	if err := os.RemoveAll(s.staging); err != nil {
+		return nil, err
+	}
+	for _, a := range algorithms {
+		if err := os.MkdirAll(filepath.Join(s.blobs, a.String()), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return s, os.MkdirAll(s.staging, 0o700)
+}
+
+// Check refuses everything but well-formed digests of a known algorithm. Paths
+// and URLs are only ever built of digests that passed it (regression S-16).
+func Check(d digest.Digest) error {
+	for _, a := range algorithms {
+		if err := d.Validate(); err == nil && d.Algorithm() == a {
+			return nil
+		}
+	}
+	return fault.InvalidArgument.Errorf("BAD_DIGEST", "%q is not a sha256 or sha512 digest", string(d))
+}
+
+// path is where the blob d is; d must have passed Check.
+func (s *Store) path(d digest.Digest) string {
+	return filepath.Join(s.blobs, d.Algorithm().String(), d.Encoded())
+}
+
+// Open opens the blob d for reading; the caller closes it. NotFound when there
+// is none.
+func (s *Store) Open(d digest.Digest) (*os.File, error) {
+	if err := Check(d); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notFound(d)
+	}
+	return f, err
+}
+
+func notFound(d digest.Digest) error {
+	return fault.NotFound.Errorf("BLOB_NOT_FOUND", "no blob %s in the store", d).With("digest", d.String())
+}
+
+// Size is the length of the blob d in bytes. NotFound when there is none.
+func (s *Store) Size(d digest.Digest) (int64, error) {
+	if err := Check(d); err != nil {
+		return 0, err
+	}
+	st, err := os.Lstat(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, notFound(d)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// ReadAll gives the content of a small blob, verified once more: a manifest
+// decides what runs, and hashing a few kilobytes costs nothing. DataLoss when
+// it is damaged or longer than limit bytes.
+func (s *Store) ReadAll(d digest.Digest, limit int64) ([]byte, error) {
+	f, err := s.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit || d.Algorithm().FromBytes(b) != d {
+		return nil, damaged(d)
+	}
+	return b, nil
+}
+
+// Verify reads the whole blob d and compares it with its name. DataLoss when
+// they differ.
+func (s *Store) Verify(d digest.Digest) error {
+	f, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	v := d.Verifier()
+	if _, err := io.Copy(v, f); err != nil {
+		return fmt.Errorf("verify blob %s: %w", d, err)
+	}
+	if !v.Verified() {
+		return damaged(d)
+	}
+	return nil
+}
+
+func damaged(d digest.Digest) error {
+	return fault.DataLoss.Errorf("BLOB_DAMAGED", "blob %s is damaged", d).With("digest", d.String())
+}
+
+// Delete removes the blob d; that there is none is no error.
+func (s *Store) Delete(d digest.Digest) error {
+	if err := Check(d); err != nil {
+		return err
+	}
+	if err := os.Remove(s.path(d)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// All yields the digest and size in bytes of every blob, in no order. An error
+// ends it. Files that are not blobs are passed over.
+func (s *Store) All() iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for _, a := range algorithms {
+			entries, err := os.ReadDir(filepath.Join(s.blobs, a.String()))
+			if err != nil {
+				yield(Info{}, err)
+				return
+			}
+			for _, e := range entries {
+				d := digest.NewDigestFromEncoded(a, e.Name())
+				st, err := e.Info()
+				if Check(d) != nil || errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				if err != nil {
+					yield(Info{}, err)
+					return
+				}
+				if !yield(Info{Digest: d, Size: st.Size()}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Info is what All knows of a blob.
+type Info struct {
+	Digest digest.Digest
+	Size   int64 // bytes
+}
