@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes, as Docker documents them.
+const (
+	exitEngine        = 125 // the engine, or this command line, refused
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// exitCode ends the program quietly with a code: the container's own status.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// userError is one line for the user and, when there is one, the next step.
+type userError struct {
+	text string
+	hint string
+	code int
+}
+
+func (e *userError) Error() string { return e.text }
+
+func usagef(hint, format string, args ...any) error {
+	return &userError{text: fmt.Sprintf(format, args...), hint: hint, code: exitEngine}
+}
+
+// failed marks an error of a command that runs nothing inside a container: exit code 1, as Docker does.
+func failed(err error) error {
+	var u *userError
+	if err == nil || errors.As(err, &u) && u.code != 0 {
+		return err
+	}
+	var x exitCode
+	if errors.As(err, &x) {
+		return err
+	}
+	text, hint, _ := explain(err)
+	return &userError{text: text, hint: hint, code: 1}
+}
+
+// plain wraps a command so that its failures exit with 1.
+func plain(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error { return failed(f(cmd, args)) }
+}
+
+// report prints an error in the one form all commands share and returns the exit code.
+func report(w io.Writer, err error) int {
+	var x exitCode
+	if errors.As(err, &x) {
+		return int(x)
+	}
+	text, hint, code := explain(err)
+	fmt.Fprintf(w, "error: %s\n", oneLine(text))
+	if hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", oneLine(hint))
+	}
+	return code
+}
+
+// explain takes an error apart into sentence, hint and exit code.
+func explain(err error) (text, hint string, code int) {
+	var u *userError
+	if errors.As(err, &u) {
+		code = u.code
+		if code == 0 {
+			code = exitEngine
+		}
+		return u.text, u.hint, code
+	}
+	if errors.Is(err, context.Canceled) {
+		return "cancelled", "", 130
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err.Error(), "", exitEngine
+	}
+	text, code = s.Message(), exitEngine
+	for _, d := range s.Details() {
+		info, ok := d.(*errdetails.ErrorInfo)
+		if !ok {
+			continue
+		}
+		hint = info.GetMetadata()["hint"]
+		switch info.GetReason() {
+		case "COMMAND_NOT_FOUND":
+			code = exitNotFound
+		case "COMMAND_NOT_EXECUTABLE":
+			code = exitNotExecutable
+		}
+	}
+	if s.Code() == codes.Unimplemented && hint == "" {
+		hint = "this version of the engine does not have it; `berth version` shows client and daemons"
+	}
+	if s.Code() == codes.Canceled {
+		code = 130
+	}
+	return text, hint, code
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+func flagError(cmd *cobra.Command, err error) error {
+	return usagef(fmt.Sprintf("see `%s --help`", cmd.CommandPath()), "%v", err)
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	hint := fmt.Sprintf("see `%s --help`", cmd.CommandPath())
+	if s := cmd.SuggestionsFor(name); len(s) > 0 {
+		hint = "did you mean " + strings.Join(s, " or ") + "?"
+	}
+	return usagef(hint, "%q is not a command of %s", name, cmd.CommandPath())
+}
+
+// needArgs checks the number of arguments; most < 0 means any number.
+func needArgs(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= least && (most < 0 || len(args) <= most) {
+			return nil
+		}
+		want := fmt.Sprintf("%d arguments", least)
+		switch {
+		case most < 0:
+			want = fmt.Sprintf("at least %d argument(s)", least)
+		case least == most && least == 1:
+			want = "1 argument"
+		case least != most:
+			want = fmt.Sprintf("%d to %d arguments", least, most)
+		}
+		return &userError{
+			text: fmt.Sprintf("%s needs %s, got %d", cmd.CommandPath(), want, len(args)),
+			hint: "usage: " + cmd.UseLine(), code: 1,
+		}
+	}
+}
+
+// each runs f for every argument, goes on past failures, reports all of them, and prints what f returns.
+func each(cmd *cobra.Command, args []string, f func(name string) (string, error)) error {
+	bad := 0
+	for _, name := range args {
+		out, err := f(name)
+		if err != nil {
+			report(cmd.ErrOrStderr(), err)
+			bad++
+			continue
+		}
+		if out != "" {
+			fmt.Fprintln(cmd.OutOrStdout(), out)
+		}
+	}
+	if bad > 0 {
+		return exitCode(1)
+	}
+	return nil
+}
