@@ -18,7 +18,7 @@ import (
 	apiv1 "berth/proto/berth/api/v1"
 )
 
-func clientVersion() string { return version.Version }
+func clientVersion() string { return version.String() }
 
 func (a *app) systemNoun() *cobra.Command {
 	c := noun("system", "Look after the engine as a whole")
@@ -50,7 +50,7 @@ func (a *app) versionCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "version [OPTIONS]", Short: "Show the versions of client and daemons", Args: needArgs(0, 0), Example: "  berth version -f '{{.Server.Version}}'",
 		RunE: plain(func(cmd *cobra.Command, _ []string) error {
-			v := versionInfo{Client: clientInfo{version.Version, version.Commit, runtime.Version(), runtime.GOOS, runtime.GOARCH}}
+			v := versionInfo{Client: clientInfo{version.Number(), version.Commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH}}
 			serverErr := a.serverVersion(cmd, &v)
 			if layout != "" {
 				shape, err := jsonShape(v)
