@@ -1,0 +1,107 @@
+# Berth's build. `make help` lists the targets; CONTRIBUTING.md says which to run when.
+
+SHELL := /bin/bash
+export GOFLAGS := -trimpath -buildvcs=false
+export CGO_ENABLED := 0
+export GOTOOLCHAIN := local
+
+BIN     := $(CURDIR)/bin
+TOOLS   := $(CURDIR)/.tools
+VERSION := $(shell cat VERSION)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X berth/internal/version.number=$(VERSION) -X berth/internal/version.commit=$(COMMIT)
+
+BUF_VERSION                := v1.75.0
+PROTOC_GEN_GO_VERSION      := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+GOVULNCHECK_VERSION        := v1.1.4
+
+PROGRAMS := berth apid imaged netd execd berth-monitor berth-init
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages that tests and the demo need (root)
+	@scripts/setup.sh
+
+.PHONY: build
+build: ## build all programs into bin/
+	@mkdir -p $(BIN)
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/apid ./services/imaged ./services/netd ./services/execd
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth-monitor ./services/execd/cmd/berth-monitor
+	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init
+
+.PHONY: demo
+demo: setup build ## show the whole architecture at work, in a network namespace of its own (root)
+	@scripts/demo.sh
+
+.PHONY: test
+test: setup build lint test-units test-unit test-e2e ## everything CI runs (root)
+
+.PHONY: test-unit
+test-unit: ## package tests, root ones included
+	go test -timeout 15m ./...
+
+.PHONY: test-e2e
+test-e2e: build ## end-to-end, fault and security suites against the real daemons and a real registry (root)
+	go test -tags e2e -timeout 20m -count 1 ./test/...
+
+.PHONY: test-units
+test-units: ## verify the systemd units and their exposure scores
+	@scripts/check-units.sh
+
+.PHONY: test-vm
+test-vm: build ## boot the units in a VM under systemd, with cgroup v2 and with cgroup v1 (root, minutes)
+	@test/vm/run.sh
+
+.PHONY: race
+race: ## package tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./services/... ./libcontainer/... ./cli/...
+
+.PHONY: bench-launch
+bench-launch: build ## time `run --rm` of /bin/true against docker.io, podman, crun and runc in one run (root)
+	@bench/launch.sh
+
+.PHONY: bench
+bench: bench-launch ## all comparisons with peers
+
+$(TOOLS)/buf:
+	GOBIN=$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+$(TOOLS)/protoc-gen-go:
+	GOBIN=$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+$(TOOLS)/protoc-gen-go-grpc:
+	GOBIN=$(TOOLS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+
+GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+
+.PHONY: generate
+generate: $(GENERATORS) ## generate Go from proto/
+	PATH=$(TOOLS):$$PATH buf generate
+
+.PHONY: check-generate
+check-generate: $(GENERATORS) ## fail when the generated code is not what proto/ gives
+	@scripts/check-generate.sh $(TOOLS)
+
+.PHONY: lint
+lint: $(TOOLS)/buf check-generate ## buf lint and breaking, gofmt, go vet, tidy modules
+	$(TOOLS)/buf lint
+	@scripts/check-breaking.sh $(TOOLS)
+	@bad=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -l); test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
+	go vet ./... && go vet -tags e2e ./test/...
+	go mod tidy -diff
+
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities in what is linked (reaches the Go vulnerability database)
+	GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	$(TOOLS)/govulncheck ./...
+
+.PHONY: install
+install: build ## install programs, units, completions and man pages (root); DESTDIR and PREFIX are obeyed
+	@scripts/install.sh
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf $(BIN) $(TOOLS)
