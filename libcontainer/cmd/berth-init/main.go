@@ -1,0 +1,8 @@
+// Command berth-init is the first process of a container until it becomes the
+// user's command. It is started by package libcontainer and by nothing else;
+// package initproc says what it does.
+package main
+
+import "berth/libcontainer/initproc"
+
+func main() { initproc.Main() }

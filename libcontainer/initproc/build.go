@@ -1,0 +1,118 @@
+package initproc
+
+import (
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/ns"
+	"berth/libcontainer/safepath"
+)
+
+// build makes the container: namespaces, file systems, identity of the machine.
+func (r *runner) build() error {
+	s := r.setup
+	if err := r.namespaces(); err != nil {
+		return err
+	}
+	if err := r.mounts(); err != nil {
+		return err
+	}
+	if err := r.names(); err != nil {
+		return err
+	}
+	// The working directory is made before the root becomes read-only.
+	if s.Command.Cwd != "" && s.Command.Cwd != "/" {
+		err := r.step("make working directory", func() error {
+			dir, err := safepath.MkdirAll(r.rootFD, s.Command.Cwd, 0o755)
+			if err == nil {
+				unix.Close(dir)
+			}
+			return bare(err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return r.step("pivot root", r.pivot)
+}
+
+// namespaces enters the cgroups and namespaces that could not be entered by
+// the clone that made this process.
+func (r *runner) namespaces() error {
+	s := r.setup
+	if len(s.Tasks) > 0 {
+		if err := r.step("enter cgroups", r.enterTasks); err != nil {
+			return err
+		}
+	}
+	for _, j := range s.Joins {
+		err := r.step("join "+string(j.Kind)+" namespace", func() error { return ns.Enter(j.FD, j.Kind) })
+		if err != nil {
+			return err
+		}
+	}
+	// A cgroup namespace shows the groups its maker is in as the root. A clone
+	// into another group would still take those of the parent (copy_cgroup_ns
+	// in kernel/cgroup/namespace.c), so it is made here.
+	if s.Unshare != 0 {
+		return r.step("unshare", func() error { return unix.Unshare(int(s.Unshare)) })
+	}
+	return nil
+}
+
+func (r *runner) enterTasks() error {
+	for _, fd := range r.setup.Tasks {
+		if _, err := unix.Write(fd, []byte("0")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// names gives the machine its names and the namespaces their settings.
+func (r *runner) names() error {
+	s := r.setup
+	if s.Hostname != "" {
+		if err := r.step("set hostname", func() error { return unix.Sethostname([]byte(s.Hostname)) }); err != nil {
+			return err
+		}
+	}
+	if s.Domain != "" {
+		if err := r.step("set domain name", func() error { return unix.Setdomainname([]byte(s.Domain)) }); err != nil {
+			return err
+		}
+	}
+	for _, c := range s.Sysctls {
+		if err := r.step("set sysctl "+c.Path, func() error { return r.proc.write("sys/"+c.Path, c.Value) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pivot makes the container's root the root of the process and lets go of the
+// host's tree. Both arguments of pivot_root(2) are ".": the old root ends on top
+// of the new one and no directory is needed to put it (see its NOTES).
+func (r *runner) pivot() error {
+	r.builder.Close()
+	if err := unix.Fchdir(r.rootFD); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return err
+	}
+	return unix.Chdir("/")
+}
+
+// enter goes into an existing container.
+func (r *runner) enter() error {
+	if err := r.namespaces(); err != nil {
+		return err
+	}
+	return r.step("open root", func() (err error) {
+		r.rootFD, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+}

@@ -1,0 +1,121 @@
+package initproc
+
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/mount"
+)
+
+// Socket is the number of the descriptor that init talks over; the three
+// before it are the command's.
+const Socket = 3
+
+// Namespaces, credentials and seccomp filters belong to threads. The first
+// thread is the one to keep: it is the process in the eyes of /proc/self, and
+// its cgroup is the container's.
+func init() { runtime.LockOSThread() }
+
+// runner is the state of one setup.
+type runner struct {
+	setup    *Setup
+	proc     procfs
+	builder  *mount.Builder
+	report   Report
+	root     *mount.Tree         // the container's root, until pivot_root
+	early    map[int]*mount.Tree // mounts that were copied before propagation ended, by index
+	slave    bool                // copies of the host's mounts follow the host
+	rootFD   int                 // O_PATH of it, to the end
+	devpts   int                 // O_PATH of the container's devpts, -1 if it has none
+	null     int                 // O_PATH of the engine's own null device
+	dirMask  *mount.Tree         // the read-only tmpfs that hides directories
+	master   int                 // of the terminal, -1 without
+	identity identity
+}
+
+// Main is the whole program. It returns only by the end of the process.
+func Main() {
+	r := &runner{rootFD: -1, devpts: -1, null: -1, master: -1, proc: procfs{-1}}
+	err := r.run()
+	r.report.Failure = failure(err)
+	r.report.Console = false
+	Send(Socket, r.report.encode(), -1)
+	unix.Exit(exitFailed)
+}
+
+// exitFailed is the exit status of an init that did not become the command.
+// The launcher has the report and does not look at it.
+const exitFailed = 125
+
+func (r *runner) run() error {
+	if err := r.begin(); err != nil {
+		return err
+	}
+	if r.setup.Exec {
+		if err := r.enter(); err != nil {
+			return err
+		}
+	} else if err := r.build(); err != nil {
+		return err
+	}
+	return r.become()
+}
+
+// begin makes the process unobservable and reads what it is to do.
+func (r *runner) begin() error {
+	started := now()
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return &stepError{step: "make undumpable", err: err}
+	}
+	if err := closeOnExec(Socket, false); err != nil {
+		return &stepError{step: "close descriptors at exec", err: err}
+	}
+	read := now()
+	message, _, err := Receive(Socket)
+	if err != nil {
+		return &stepError{step: "receive setup", err: err}
+	}
+	if r.setup, err = DecodeSetup(message); err != nil {
+		return &stepError{step: "receive setup", err: err}
+	}
+	r.report.Steps = append(make([]Step, 0, 64), Step{"shut off", started, read}, Step{"receive setup", read, now()})
+	if r.setup.Force&ForceCloseRange != 0 {
+		if err := closeOnExec(Socket, true); err != nil {
+			return &stepError{step: "close descriptors at exec", err: err}
+		}
+	}
+	unix.Umask(0) // modes below are meant as written
+	r.builder = mount.NewBuilder(r.setup.Force&ForceMount != 0)
+	return r.step("open proc", func() (err error) {
+		r.proc, err = openProcfs()
+		return err
+	})
+}
+
+// step runs one step, notes how long it took, and gives its error a name.
+func (r *runner) step(name string, do func() error) error {
+	start := now()
+	err := do()
+	r.report.Steps = append(r.report.Steps, Step{name, start, now()})
+	if err != nil {
+		return named(name, err)
+	}
+	return nil
+}
+
+// named makes err the error of a step, unless it has a more precise name.
+func named(step string, err error) error {
+	if _, ok := err.(*stepError); ok {
+		return err
+	}
+	return &stepError{step: step, err: err}
+}
+
+func (r *runner) warn(text string) { r.report.Warnings = append(r.report.Warnings, text) }
+
+func now() int64 {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &t)
+	return t.Nano()
+}
