@@ -1,0 +1,91 @@
+package libcontainer
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/initproc"
+	"berth/libcontainer/ns"
+)
+
+// Target is a process of the container to enter, usually its first. It must stay
+// unreaped while Exec runs, or PidFD must be given: otherwise the number may
+// come to mean another process.
+type Target struct {
+	Pid   int
+	PidFD int // 0 or -1 if there is none
+}
+
+// Exec starts a further process in the container of target: in all its
+// namespaces and, if given, in its control group, with rights of its own. It is
+// a child of the caller, like one from Start.
+//
+// A time namespace is not entered; containers started by this package have no
+// clock offsets, so there is nothing to see. A user namespace cannot be entered
+// by a process with several threads, which init is: ErrUnsupported.
+func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (*Process, error) {
+	begin := monotonic()
+	if err := checkCommand(c); err != nil {
+		return nil, err
+	}
+	p := l.newPlan(&io)
+	p.setup.Exec, p.setup.Command = true, *c
+	if err := p.enterAll(target); err != nil {
+		p.close()
+		return nil, err
+	}
+	return l.launch(ctx, p, begin)
+}
+
+// enterAll plans to enter every namespace of target that is not the caller's
+// own.
+func (p *plan) enterAll(target Target) error {
+	for _, kind := range ns.Kinds() {
+		if kind == ns.Time || !kind.Supported() {
+			continue
+		}
+		fd, err := ns.Open(target.Pid, kind)
+		if err != nil {
+			return &StepError{"open " + string(kind) + " namespace", err}
+		}
+		p.owned = append(p.owned, fd)
+		same, err := isOwn(fd, kind)
+		if err != nil {
+			return &StepError{"open " + string(kind) + " namespace", err}
+		}
+		switch {
+		case same:
+		case kind == ns.User:
+			return &StepError{"join user namespace", ErrUnsupported}
+		case kind == ns.PID:
+			p.enter = append(p.enter, initproc.Join{Kind: kind, FD: fd})
+		default:
+			p.setup.Joins = append(p.setup.Joins, initproc.Join{Kind: kind, FD: p.add(fd)})
+		}
+	}
+	// Only now: had the process been gone before, its pid could have been given
+	// to another, whose namespaces these would be.
+	if target.PidFD > 0 {
+		if err := unix.PidfdSendSignal(target.PidFD, 0, nil, 0); err != nil && err != unix.ENOSYS {
+			return &StepError{"find container", os.NewSyscallError("pidfd_send_signal", err)}
+		}
+	}
+	return nil
+}
+
+// isOwn reports whether fd holds the namespace that the caller is in.
+func isOwn(fd int, kind ns.Kind) (bool, error) {
+	own, err := ns.OpenPath("/proc/self/ns/" + string(kind))
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(own)
+	a, err := ns.Identify(fd)
+	if err != nil {
+		return false, err
+	}
+	b, err := ns.Identify(own)
+	return a == b, err
+}

@@ -1,0 +1,274 @@
+package libcontainer
+
+import (
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/cgroup"
+	"berth/libcontainer/initproc"
+	"berth/libcontainer/mount"
+	"berth/libcontainer/ns"
+)
+
+// plan is a launch, worked out: what the launching thread does before the
+// clone, the clone, and what init is told.
+type plan struct {
+	setup  initproc.Setup
+	files  []int // init's descriptors, from 0 on
+	owned  []int // of those, and of enter, what is to be closed after the clone
+	enter  []initproc.Join
+	flags  uintptr
+	attr   syscall.SysProcAttr
+	group  *cgroup.Group
+	uidmap []syscall.SysProcIDMap
+	gidmap []syscall.SysProcIDMap
+}
+
+// fixedFiles are the descriptors every init gets: stdio, the socket, its binary.
+const (
+	binaryFD   = initproc.Socket + 1
+	fixedFiles = binaryFD + 1
+)
+
+// add makes fd one of init's descriptors and returns its number there.
+func (p *plan) add(fd int) int {
+	p.files = append(p.files, fd)
+	return len(p.files) - 1
+}
+
+// own is add for a descriptor that is closed after the clone.
+func (p *plan) own(fd int) int {
+	p.owned = append(p.owned, fd)
+	return p.add(fd)
+}
+
+// close closes what the plan opened.
+func (p *plan) close() {
+	for _, fd := range p.owned {
+		unix.Close(fd)
+	}
+	p.owned = nil
+}
+
+func (l *Launcher) newPlan(io *IO) *plan {
+	p := &plan{group: io.Cgroup, files: make([]int, fixedFiles, fixedFiles+8)}
+	for i, file := range []*os.File{io.Stdin, io.Stdout, io.Stderr} {
+		if file == nil {
+			file = l.null
+		}
+		p.files[i] = int(file.Fd())
+	}
+	p.files[binaryFD] = int(l.binary.Fd())
+	p.setup.RootFD = -1
+	p.setup.Force = l.force
+	return p
+}
+
+// plan turns a Config into a plan, or refuses it.
+func (l *Launcher) plan(c *Config, io *IO) (*plan, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	p := l.newPlan(io)
+	if err := p.namespaces(c, io); err != nil {
+		p.close()
+		return nil, err
+	}
+	sysctls, err := c.sysctls(func(k ns.Kind) bool { return p.has(c, io, k) })
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	s := &p.setup
+	s.Root, s.Mounts = c.Root, c.Mounts
+	s.MountFDs = slices.Repeat([]int{-1}, len(c.Mounts))
+	s.Masked, s.ReadOnly, s.Devices = c.Masked, c.ReadOnly, c.Devices
+	s.Hostname, s.Domain, s.Sysctls = c.Hostname, c.Domainname, sysctls
+	s.Command = c.Command
+	if err := p.cgroups(c, io.Cgroup); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// check refuses what cannot be, before anything is made.
+func (c *Config) check() error {
+	if (c.Root.Bind == "") == (len(c.Root.Lower) == 0) {
+		return refuse("root", "needs either a directory or layers")
+	}
+	if (c.Root.Upper == "") != (c.Root.Work == "") {
+		return refuse("root", "upper and work directory go together")
+	}
+	for _, dir := range append([]string{c.Root.Bind, c.Root.Upper, c.Root.Work}, c.Root.Lower...) {
+		if dir != "" && !path.IsAbs(dir) {
+			return refuse("root", "%q is not an absolute path", dir)
+		}
+	}
+	for i := range c.Mounts {
+		if err := checkMount(&c.Mounts[i]); err != nil {
+			return err
+		}
+	}
+	for _, d := range c.Devices {
+		if !path.IsAbs(d.Path) || !strings.ContainsRune("cbp", d.Type) {
+			return refuse("device", "%q of type %q", d.Path, d.Type)
+		}
+	}
+	if len(c.Hostname) > 64 || len(c.Domainname) > 64 { // __NEW_UTS_LEN
+		return refuse("hostname", "longer than 64 bytes")
+	}
+	if err := c.checkNamespaces(); err != nil {
+		return err
+	}
+	return checkCommand(&c.Command)
+}
+
+func checkMount(m *Mount) error {
+	if m.Type == "" || !path.IsAbs(m.Destination) || path.Clean(m.Destination) == "/" {
+		return refuse("mount", "%q on %q", m.Type, m.Destination)
+	}
+	if m.Type == "bind" && !path.IsAbs(m.Source) {
+		return refuse("mount", "source %q is not an absolute path", m.Source)
+	}
+	switch m.Propagation {
+	case mount.Private, mount.Shared, mount.Slave, mount.RShared, mount.RSlave, mount.RPrivate:
+		return nil
+	}
+	return refuse("mount", "unknown propagation %q", m.Propagation)
+}
+
+func (c *Config) checkNamespaces() error {
+	if c.Namespaces.User.Private != (len(c.UIDMappings) > 0 && len(c.GIDMappings) > 0) {
+		return refuse("namespaces", "a private user namespace needs mappings of users and groups, and they need it")
+	}
+	if c.Hostname != "" && c.Namespaces.UTS == (Namespace{}) {
+		return refuse("hostname", "the container shares its uts namespace with the host")
+	}
+	return nil
+}
+
+// maxArgs is the most that arguments and environment may be together, and
+// maxArg each of them: execve(2), 6 MiB and 128 KiB with default stack limits.
+const (
+	maxArgs = 6 << 20
+	maxArg  = 128 << 10
+)
+
+func checkCommand(c *Command) error {
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		return refuse("command", "is empty")
+	}
+	total := 0
+	for _, s := range slices.Concat(c.Args, c.Env) {
+		if strings.IndexByte(s, 0) >= 0 {
+			return refuse("command", "an argument or variable contains a NUL byte")
+		}
+		if total += len(s) + 1; len(s) >= maxArg || total > maxArgs {
+			return refuse("command", "arguments and environment are larger than the kernel takes")
+		}
+	}
+	if len(c.Seccomp)%8 != 0 {
+		return refuse("seccomp", "not an array of struct sock_filter")
+	}
+	if c.Cwd != "" && !path.IsAbs(c.Cwd) {
+		return refuse("working directory", "%q is not an absolute path", c.Cwd)
+	}
+	return nil
+}
+
+// has reports whether the container's namespace of a kind is not the host's.
+func (p *plan) has(c *Config, io *IO, kind ns.Kind) bool {
+	for _, n := range c.Namespaces.kinds() {
+		if n.kind == kind {
+			_, joined := io.Join[kind]
+			return joined || n.from != Namespace{}
+		}
+	}
+	return false
+}
+
+// namespaces decides who makes or enters each namespace. Init enters those it
+// can. The launching thread does it before the clone for PID, which counts for
+// children only, and for all of them when init is born into a user namespace,
+// from which it has no rights over namespaces of the host.
+func (p *plan) namespaces(c *Config, io *IO) error {
+	p.flags = unix.CLONE_NEWNS
+	userns := c.Namespaces.User.Private
+	for _, n := range c.Namespaces.kinds() {
+		fd, joined := io.Join[n.kind]
+		if !joined && n.from.Path != "" {
+			var err error
+			if fd, err = ns.OpenPath(n.from.Path); err != nil {
+				return &StepError{"open " + string(n.kind) + " namespace", &os.PathError{Op: "open", Path: n.from.Path, Err: err}}
+			}
+			p.owned = append(p.owned, fd)
+			joined = true
+		}
+		switch {
+		case joined && (n.kind == ns.User || n.kind == ns.Time):
+			return &StepError{"join " + string(n.kind) + " namespace", ErrUnsupported}
+		case joined && (n.kind == ns.PID || userns):
+			p.enter = append(p.enter, initproc.Join{Kind: n.kind, FD: fd})
+		case joined:
+			p.setup.Joins = append(p.setup.Joins, initproc.Join{Kind: n.kind, FD: p.add(fd)})
+		case n.from.Private && (n.kind == ns.Cgroup || n.kind == ns.Time):
+			p.setup.Unshare |= uint64(n.kind.Flag())
+		case n.from.Private:
+			p.flags |= n.kind.Flag()
+		}
+	}
+	p.uidmap, p.gidmap = sysMap(c.UIDMappings), sysMap(c.GIDMappings)
+	return nil
+}
+
+func sysMap(maps []IDMap) []syscall.SysProcIDMap {
+	var out []syscall.SysProcIDMap
+	for _, m := range maps {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Host), Size: int(m.Size)})
+	}
+	return out
+}
+
+// cgroups describes the container's groups to init, if it is to see them.
+func (p *plan) cgroups(c *Config, group *cgroup.Group) error {
+	if !slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Type == "cgroup" }) {
+		return nil
+	}
+	if group == nil {
+		return refuse("mount", "a mount of type cgroup needs a control group")
+	}
+	p.setup.Cgroups = cgroupMounts(group.Paths())
+	return nil
+}
+
+// cgroupMounts groups controllers by the directory they share. Pure v2, one
+// directory with the key "", is mounted as it is; otherwise each hierarchy is
+// called after its controllers, as distributions do, and v2 "unified".
+func cgroupMounts(paths map[string]string) []initproc.CgroupMount {
+	byPath := map[string][]string{}
+	for controller, dir := range paths {
+		byPath[dir] = append(byPath[dir], strings.TrimPrefix(controller, "name="))
+	}
+	var list []initproc.CgroupMount
+	for dir, names := range byPath {
+		slices.Sort(names)
+		m := initproc.CgroupMount{Source: dir, Name: strings.Join(names, ",")}
+		switch {
+		case names[0] == "" && len(byPath) == 1:
+			m.Name = ""
+		case names[0] == "":
+			m.Name = "unified"
+		case len(names) > 1:
+			m.Links = names
+		}
+		list = append(list, m)
+	}
+	slices.SortFunc(list, func(a, b initproc.CgroupMount) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}

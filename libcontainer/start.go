@@ -1,0 +1,263 @@
+package libcontainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/initproc"
+	"berth/libcontainer/ns"
+)
+
+// initEnv keeps init's Go runtime small: one processor, no garbage collection
+// in the few milliseconds it lives, no signals to preempt it.
+var initEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1"}
+
+// Start makes the container that c describes and starts its first process. It
+// returns when the command runs, or with a *StepError. If ctx ends before that,
+// the launch is undone.
+//
+// Start blocks a thread for the few milliseconds a launch takes.
+func (l *Launcher) Start(ctx context.Context, c *Config, io IO) (*Process, error) {
+	begin := monotonic()
+	p, err := l.plan(c, &io)
+	if err != nil {
+		return nil, err
+	}
+	return l.launch(ctx, p, begin)
+}
+
+// launch carries a plan out.
+func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, error) {
+	defer p.close()
+	t := &tracer{begin: begin}
+	t.mark("plan", begin)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, &StepError{"make socket", err}
+	}
+	sock := pair[0]
+	defer unix.Close(sock)
+	p.files[initproc.Socket] = pair[1]
+	proc, err := p.spawn(t)
+	unix.Close(pair[1])
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { proc.Signal(unix.SIGKILL) })
+	err = p.converse(sock, proc, t)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		proc.discard()
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	proc.Trace = t.steps
+	return proc, nil
+}
+
+// converse tells init what to do and listens until the command runs.
+func (p *plan) converse(sock int, proc *Process, t *tracer) error {
+	start := monotonic()
+	if err := initproc.Send(sock, p.setup.Encode(), -1); err != nil && err != unix.EPIPE {
+		return &StepError{"send setup", err}
+	}
+	t.mark("send setup", start)
+	report, fd, err := receive(sock)
+	if fd >= 0 {
+		proc.Console = os.NewFile(uintptr(fd), "console")
+	}
+	if err != nil {
+		return err
+	}
+	if report == nil {
+		return &StepError{"start init", errors.New("it ended without a report" + proc.fate())}
+	}
+	t.add(report.Steps)
+	proc.Warnings = report.Warnings
+	if report.Failure != nil {
+		return fromFailure(report.Failure)
+	}
+	start = monotonic()
+	last, _, err := receive(sock)
+	t.mark("exec", start)
+	if err == nil && last != nil && last.Failure != nil {
+		return fromFailure(last.Failure)
+	}
+	return err
+}
+
+func receive(sock int) (*initproc.Report, int, error) {
+	message, fd, err := initproc.Receive(sock)
+	if err == unix.ECONNRESET { // init died with our message unread
+		return nil, fd, nil
+	}
+	if err != nil {
+		return nil, fd, &StepError{"receive report", err}
+	}
+	if message == nil {
+		return nil, fd, nil
+	}
+	report, err := initproc.DecodeReport(message)
+	if err != nil {
+		return nil, fd, &StepError{"receive report", err}
+	}
+	return report, fd, nil
+}
+
+// spawn clones init. It happens on a thread that enters the container's v1
+// cgroups and, if need be, namespaces, and is thrown away afterwards: the
+// goroutine ends without unlocking it. Whoever waits gets the answer before
+// that.
+func (p *plan) spawn(t *tracer) (*Process, error) {
+	type result struct {
+		proc *Process
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The process's first thread must not move (cgroup.Group.Enter) nor
+			// end. It is held here, so the next goroutine has another.
+			proc, err := p.spawn(t)
+			runtime.UnlockOSThread()
+			done <- result{proc, err}
+			return
+		}
+		proc, err := p.spawnHere(t)
+		done <- result{proc, err}
+		if err == nil && p.group == nil && len(p.enter) == 0 {
+			runtime.UnlockOSThread() // nothing was changed
+		}
+	}()
+	r := <-done
+	return r.proc, r.err
+}
+
+func (p *plan) spawnHere(t *tracer) (*Process, error) {
+	if err := p.placeThread(t); err != nil {
+		return nil, err
+	}
+	start := monotonic()
+	proc, err := p.clone()
+	t.mark("clone", start)
+	return proc, err
+}
+
+func (p *plan) placeThread(t *tracer) error {
+	start := monotonic()
+	if p.group != nil {
+		if err := p.group.Enter(); err != nil {
+			return &StepError{"enter cgroup", err}
+		}
+		fd, err := p.group.FD()
+		if err != nil {
+			return &StepError{"enter cgroup", err}
+		}
+		if fd >= 0 {
+			p.attr.UseCgroupFD, p.attr.CgroupFD = true, fd
+		}
+		t.mark("enter cgroups", start)
+	}
+	for _, j := range p.enter {
+		if err := ns.Enter(j.FD, j.Kind); err != nil {
+			return &StepError{"join " + string(j.Kind) + " namespace", err}
+		}
+	}
+	return nil
+}
+
+// clone makes the process and executes init in it.
+func (p *plan) clone() (*Process, error) {
+	proc := &Process{PidFD: -1}
+	attr := p.attr
+	attr.Cloneflags, attr.Setsid, attr.PidFD = p.flags, true, &proc.PidFD
+	if p.uidmap != nil {
+		attr.UidMappings, attr.GidMappings, attr.GidMappingsEnableSetgroups = p.uidmap, p.gidmap, true
+		// The ids of the launcher are not mapped; without one that is, execve
+		// would take all capabilities away.
+		attr.Credential = &syscall.Credential{}
+	}
+	files := make([]uintptr, len(p.files))
+	for i, fd := range p.files {
+		files[i] = uintptr(fd)
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", binaryFD)
+	argv := []string{"berth-init"}
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: initEnv, Files: files, Sys: &attr})
+	late := false
+	if attr.UseCgroupFD && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.E2BIG)) {
+		// No CLONE_INTO_CGROUP before Linux 5.7: moved afterwards, slowly.
+		late, attr.UseCgroupFD = true, false
+		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: initEnv, Files: files, Sys: &attr})
+	}
+	if err != nil {
+		return nil, &StepError{"clone", err}
+	}
+	proc.Pid = pid
+	if late {
+		if err := p.group.AddProcess(pid); err != nil {
+			proc.discard()
+			return nil, &StepError{"enter cgroup", err}
+		}
+	}
+	return proc, nil
+}
+
+// discard ends a process that is not wanted.
+func (p *Process) discard() {
+	p.Signal(unix.SIGKILL)
+	p.Wait()
+	p.Close()
+	if p.Console != nil {
+		p.Console.Close()
+	}
+}
+
+// fate tells how a process ended that should not have, for an error message.
+// It peeks: the process is still to be reaped.
+func (p *Process) fate() string {
+	var info unix.Siginfo
+	if unix.Waitid(unix.P_PID, p.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil) != nil {
+		return ""
+	}
+	status := *(*int32)(siginfoStatus(&info))
+	if info.Code == cldExited {
+		return fmt.Sprintf(": exit status %d", status)
+	}
+	return fmt.Sprintf(": %v", unix.Signal(status))
+}
+
+// tracer collects steps.
+type tracer struct {
+	begin int64
+	steps []Step
+}
+
+func (t *tracer) mark(name string, start int64) {
+	t.steps = append(t.steps, Step{name, time.Duration(start - t.begin), time.Duration(monotonic() - start)})
+}
+
+func (t *tracer) add(steps []initproc.Step) {
+	for _, s := range steps {
+		t.steps = append(t.steps, Step{s.Name, time.Duration(s.Start - t.begin), time.Duration(s.End - s.Start)})
+	}
+}
+
+// monotonic is the clock that init uses too.
+func monotonic() int64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
+}
