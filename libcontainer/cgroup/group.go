@@ -57,7 +57,7 @@ func Open(l Layout, parent, name string) (*Group, error) {
 // It can be entered and read; it must not be limited, killed or deleted, and those methods refuse.
 func Self(l Layout) (*Group, error) {
 	p, err := open(l, func(t *tree) error {
-		path, err := t.ownDir()
+		path, err := t.OwnDir()
 		if err != nil {
 			return err
 		}

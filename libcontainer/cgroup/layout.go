@@ -103,9 +103,9 @@ func (h Hierarchy) dir(cgroup string) string {
 	return h.Mountpoint + "/" + cgroup
 }
 
-// ownDir is the directory of the cgroup this process is in. It may lie outside of what is mounted, when the
+// OwnDir is the directory of the cgroup this process is in. It may lie outside of what is mounted, when the
 // mount shows a subtree (a container without a cgroup namespace) or the namespace was entered later ("/../x").
-func (h Hierarchy) ownDir() (string, error) {
+func (h Hierarchy) OwnDir() (string, error) {
 	rel, under := strings.CutPrefix(h.Own, strings.TrimSuffix(h.Root, "/"))
 	if !under || rel != "" && rel[0] != '/' || strings.HasPrefix(h.Own, "/..") || h.Own == "" {
 		return "", errors.New("own cgroup " + strconv.Quote(h.Own) + " is outside of what is mounted on " + h.Mountpoint)

@@ -95,7 +95,7 @@ func TestOwnDir(t *testing.T) {
 		{"/", "", ""},
 	} {
 		h := Hierarchy{Mountpoint: "/cg", Root: test.root, Own: test.own}
-		got, err := h.ownDir()
+		got, err := h.OwnDir()
 		if got != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("own %q of mounted %q: got %q, %v; want %q", test.own, test.root, got, err, test.want)
 		}
