@@ -34,7 +34,14 @@ func (c *Client) Blob(ctx context.Context, repo reference.Named, desc ocispec.De
 	if offset == desc.Size && offset > 0 {
 		return http.NoBody, nil // an empty range cannot be asked for
 	}
-	r, err := c.newRequest(ctx, rp.site, "pull "+rp.String(), http.MethodGet, rp.path+"/blobs/"+desc.Digest.String(), auth, pullScope(rp))
+	return pullFrom(ctx, c, rp, auth, func(from repository, auth Auth) (io.ReadCloser, error) {
+		return c.blob(ctx, rp, from, desc, offset, auth)
+	})
+}
+
+// blob asks one registry or mirror for a blob of repo.
+func (c *Client) blob(ctx context.Context, repo, from repository, desc ocispec.Descriptor, offset int64, auth Auth) (io.ReadCloser, error) {
+	r, err := c.newRequest(ctx, from.site, "pull "+repo.String(), http.MethodGet, from.path+"/blobs/"+desc.Digest.String(), auth, pullScope(from))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -39,10 +40,14 @@ type Options struct {
 // Host is how to reach one registry or token server.
 type Host struct {
 	PlainHTTP  bool     // speak clear HTTP, and only that
-	Insecure   bool     // accept any certificate
+	Insecure   bool     // accept any certificate, and clear HTTP from a registry that speaks no TLS
 	CAFiles    []string // PEM files, trusted beside the system's
 	ClientCert string   // PEM file with the client's certificate chain
 	ClientKey  string   // PEM file with its key
+
+	// Mirrors are base URLs such as "https://mirror.example" that pulls try before the
+	// registry itself, in order. They are asked anonymously.
+	Mirrors []string
 }
 
 // Client talks to registries. It is safe for concurrent use.
@@ -54,16 +59,21 @@ type Client struct {
 	retries   int
 	backoff   time.Duration // before the first retry; doubles each time
 	log       hclog.Logger
+	mirrors   map[string][]site // by dialled host of the registry they stand in for
+	dial      dialFunc          // nil but in tests
 
 	grants grants
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by dialled host; "" serves hosts without settings
-	clear      map[string]time.Time       // loopback registries found to speak clear HTTP, until when
+	clear      map[string]time.Time       // hosts found to speak clear HTTP, until when
+	away       map[string]time.Time       // mirrors found unavailable, until when
 }
 
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
 // New makes a Client. Certificate files are read when their host is first used, so a
-// broken one fails calls to that host only.
+// broken one fails calls to that host only; a malformed mirror is logged and left out.
 func New(o Options) *Client {
 	c := &Client{
 		hosts:      make(map[string]Host, len(o.Hosts)),
@@ -75,10 +85,9 @@ func New(o Options) *Client {
 		log:        o.Log,
 		grants:     newGrants(),
 		transports: make(map[string]*http.Transport),
+		mirrors:    make(map[string][]site),
 		clear:      make(map[string]time.Time),
-	}
-	for name, host := range o.Hosts {
-		c.hosts[dialHost(name)] = host
+		away:       make(map[string]time.Time),
 	}
 	if c.userAgent == "" {
 		c.userAgent = "berth"
@@ -98,6 +107,17 @@ func New(o Options) *Client {
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
 	}
+	for name, host := range o.Hosts {
+		c.hosts[dialHost(name)] = host
+		for _, base := range host.Mirrors {
+			m, err := parseMirror(base)
+			if err != nil {
+				c.log.Warn("leaving out a mirror", "registry", name, "error", err)
+				continue
+			}
+			c.mirrors[dialHost(name)] = append(c.mirrors[dialHost(name)], m)
+		}
+	}
 	return c
 }
 
@@ -114,6 +134,8 @@ func (c *Client) Close() {
 type site struct {
 	name string // as references write it: docker.io
 	host string // as it is dialled: registry-1.docker.io
+
+	scheme string // of a mirror, whose URL says it; else empty
 }
 
 // repository is a validated repository of a site.
@@ -192,17 +214,13 @@ func (c *Client) transport(host string) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: c.connect, KeepAlive: 30 * time.Second}
 	proxy := http.ProxyFromEnvironment
-	if isLoopback(host) {
-		// What is said in clear because it stays on this machine must stay on it,
-		// whatever /etc/hosts makes of "localhost".
-		dialer.Control = loopbackOnly
+	if isLoopback(host) || c.dial != nil {
 		proxy = nil
 	}
 	t := &http.Transport{
 		Proxy:               proxy,
-		DialContext:         dialer.DialContext,
+		DialContext:         c.dialer(host),
 		TLSClientConfig:     tlsConf,
 		TLSHandshakeTimeout: c.connect,
 		// Layers are fetched over several connections; HTTP/2 would put them on one,
@@ -219,6 +237,19 @@ func (c *Client) transport(host string) (*http.Transport, error) {
 	}
 	c.transports[key] = t
 	return t, nil
+}
+
+func (c *Client) dialer(host string) dialFunc {
+	if c.dial != nil {
+		return c.dial
+	}
+	d := &net.Dialer{Timeout: c.connect, KeepAlive: 30 * time.Second}
+	if isLoopback(host) {
+		// What is said in clear because it stays on this machine must stay on it,
+		// whatever /etc/hosts makes of "localhost".
+		d.Control = loopbackOnly
+	}
+	return d.DialContext
 }
 
 func tlsConfig(h Host) (*tls.Config, error) {

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	_ "crypto/sha256" // digest algorithms that validDigest accepts
 	_ "crypto/sha512"
@@ -92,7 +91,13 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Named, auth Auth) (o
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	resp, r, err := c.askManifest(ctx, t, http.MethodHead, auth)
+	return pullFrom(ctx, c, t.repository, auth, func(from repository, auth Auth) (ocispec.Descriptor, error) {
+		return c.resolve(ctx, t, from, auth)
+	})
+}
+
+func (c *Client) resolve(ctx context.Context, t target, from repository, auth Auth) (ocispec.Descriptor, error) {
+	resp, r, err := c.askManifest(ctx, t, from, http.MethodHead, auth)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -101,7 +106,7 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Named, auth Auth) (o
 		defer resp.close()
 	case http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest:
 		resp.close()
-		return c.resolveByGet(ctx, ref, auth)
+		return c.resolveByGet(ctx, t, from, auth)
 	default:
 		return ocispec.Descriptor{}, r.statusError(resp)
 	}
@@ -111,7 +116,7 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Named, auth Auth) (o
 		Size:      resp.ContentLength,
 	}
 	if desc.Digest == "" || desc.Size < 0 || !(IsIndex(desc.MediaType) || IsManifest(desc.MediaType)) {
-		return c.resolveByGet(ctx, ref, auth)
+		return c.resolveByGet(ctx, t, from, auth)
 	}
 	if err := r.checkAnsweredDigest(desc.Digest, t.digest); err != nil {
 		return ocispec.Descriptor{}, err
@@ -122,9 +127,9 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Named, auth Auth) (o
 	return desc, nil
 }
 
-func (c *Client) resolveByGet(ctx context.Context, ref reference.Named, auth Auth) (ocispec.Descriptor, error) {
-	_, desc, err := c.Manifest(ctx, ref, auth)
-	return desc, err
+func (c *Client) resolveByGet(ctx context.Context, t target, from repository, auth Auth) (ocispec.Descriptor, error) {
+	m, err := c.manifest(ctx, t, from, auth)
+	return m.desc, err
 }
 
 // Manifest fetches the manifest or index that ref points at. The bytes are returned as they
@@ -135,20 +140,33 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Named, auth Auth) (
 	if err != nil {
 		return nil, ocispec.Descriptor{}, err
 	}
-	resp, r, err := c.askManifest(ctx, t, http.MethodGet, auth)
+	m, err := pullFrom(ctx, c, t.repository, auth, func(from repository, auth Auth) (document, error) {
+		return c.manifest(ctx, t, from, auth)
+	})
+	return m.raw, m.desc, err
+}
+
+// document is a manifest or index that has been checked.
+type document struct {
+	raw  []byte
+	desc ocispec.Descriptor
+}
+
+func (c *Client) manifest(ctx context.Context, t target, from repository, auth Auth) (document, error) {
+	resp, r, err := c.askManifest(ctx, t, from, http.MethodGet, auth)
 	if err != nil {
-		return nil, ocispec.Descriptor{}, err
+		return document{}, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, ocispec.Descriptor{}, r.statusError(resp)
+		return document{}, r.statusError(resp)
 	}
 	defer resp.close()
 	if resp.ContentLength > MaxManifestBytes {
-		return nil, ocispec.Descriptor{}, r.bodyError("manifest", MaxManifestBytes, errTooLong)
+		return document{}, r.bodyError("manifest", MaxManifestBytes, errTooLong)
 	}
 	raw, err := readLimited(resp.Body, MaxManifestBytes)
 	if err != nil {
-		return nil, ocispec.Descriptor{}, r.bodyError("manifest", MaxManifestBytes, err)
+		return document{}, r.bodyError("manifest", MaxManifestBytes, err)
 	}
 	algorithm := digest.SHA256
 	if t.digest != "" {
@@ -156,26 +174,26 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Named, auth Auth) (
 	}
 	desc := ocispec.Descriptor{Digest: algorithm.FromBytes(raw), Size: int64(len(raw))}
 	if t.digest != "" && desc.Digest != t.digest {
-		return nil, ocispec.Descriptor{}, r.fail(corrupt, fmt.Sprintf("%s sent a manifest with another digest, %s", r.who, desc.Digest), "")
+		return document{}, r.fail(corrupt, fmt.Sprintf("%s sent a manifest with another digest, %s", r.who, desc.Digest), "")
 	}
 	if answered := digest.Digest(resp.Header.Get("Docker-Content-Digest")); answered != "" && t.digest == "" {
 		if err := r.checkAnsweredDigest(answered, ""); err != nil {
-			return nil, ocispec.Descriptor{}, err
+			return document{}, err
 		}
 		if actual := answered.Algorithm().FromBytes(raw); actual != answered {
-			return nil, ocispec.Descriptor{}, r.fail(corrupt, fmt.Sprintf("%s says the manifest is %s but sent %s", r.who, answered, actual), "")
+			return document{}, r.fail(corrupt, fmt.Sprintf("%s says the manifest is %s but sent %s", r.who, answered, actual), "")
 		}
 		desc.Digest = answered
 	}
 	desc.MediaType, err = CheckManifest(raw, mediaType(resp))
 	if err != nil {
-		return nil, ocispec.Descriptor{}, fmt.Errorf("%s: %w", r.doing, err)
+		return document{}, fmt.Errorf("%s: %w", r.doing, err)
 	}
-	return raw, desc, nil
+	return document{raw, desc}, nil
 }
 
-func (c *Client) askManifest(ctx context.Context, t target, method string, auth Auth) (*response, *request, error) {
-	r, err := c.newRequest(ctx, t.site, "pull "+t.text, method, t.path+"/manifests/"+t.last(), auth, pullScope(t.repository))
+func (c *Client) askManifest(ctx context.Context, t target, from repository, method string, auth Auth) (*response, *request, error) {
+	r, err := c.newRequest(ctx, from.site, "pull "+t.text, method, from.path+"/manifests/"+t.last(), auth, pullScope(from))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,13 +226,12 @@ func mediaType(resp *response) string {
 //
 // One digest can be read as manifest or as index, depending on who reads (CVE-2021-41190), so
 // the two must not mix, the document's own mediaType must agree with the declared one, and
-// no name may occur twice at the top level: parsers differ in which of them they take.
-// encoding/json matches names in any case, so "Layers" counts as "layers".
+// no name may occur twice in an object: parsers differ in which of the two they take.
 func CheckManifest(raw []byte, declared string) (string, error) {
 	if len(raw) > MaxManifestBytes {
 		return "", tooLarge.errorf("manifest has %d bytes, more than %d MiB", len(raw), MaxManifestBytes>>20)
 	}
-	fields, err := topLevel(raw)
+	fields, err := readObject(raw)
 	if err != nil {
 		return "", corrupt.errorf("manifest is not valid: %s", oneLine(err.Error()))
 	}
@@ -261,35 +278,4 @@ func CheckManifest(raw []byte, declared string) (string, error) {
 		return "", unsupported.errorf("media type %q is not an image", oneLine(is))
 	}
 	return "", corrupt.errorf("manifest is not the %q it says it is", is)
-}
-
-// topLevel returns the fields of a JSON object by lower-case name.
-func topLevel(raw []byte) (map[string]json.RawMessage, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return nil, fmt.Errorf("not a JSON object")
-	}
-	fields := make(map[string]json.RawMessage)
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		key := strings.ToLower(name.(string)) // an object's keys are always strings
-		if _, dup := fields[key]; dup {
-			return nil, fmt.Errorf("field %q occurs twice", key)
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, err
-		}
-		fields[key] = value
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err == nil {
-		return nil, fmt.Errorf("something follows the document")
-	}
-	return fields, nil
 }

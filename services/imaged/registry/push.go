@@ -205,28 +205,3 @@ func (c *Client) PushManifest(ctx context.Context, ref reference.Named, mediaTyp
 	}
 	return dgst, nil
 }
-
-// Ping checks that host is a registry and that auth, if not anonymous, is accepted by it.
-func (c *Client) Ping(ctx context.Context, host string, auth Auth) error {
-	s, err := parseSite(host)
-	if err != nil {
-		return err
-	}
-	r, err := c.newRequest(ctx, s, "log in to "+s.name, http.MethodGet, "", auth)
-	if err != nil {
-		return err
-	}
-	resp, err := c.do(ctx, r)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode == http.StatusNotFound {
-		resp.close()
-		return r.fail(unsupported, s.name+" is not a container registry, or one of before 2015", "check the address")
-	}
-	if resp.StatusCode != http.StatusOK {
-		return r.statusError(resp)
-	}
-	resp.close()
-	return nil
-}

@@ -38,6 +38,10 @@ type request struct {
 	scopes []string    // of the token protocol: repository:library/nginx:pull
 	auth   Auth
 
+	// identity, if not nil, makes this a login: cached tokens do not count, and a refresh
+	// token is asked for and put here.
+	identity *Secret
+
 	open     func() (io.ReadCloser, error) // the body, from its start; nil for none
 	size     int64                         // of the body
 	progress func(sent int64)              // of the body; may be nil
@@ -90,6 +94,9 @@ func (c *Client) do(ctx context.Context, r *request) (*response, error) {
 // 401 is final: that is what ends a 401 loop.
 func (c *Client) authorized(ctx context.Context, r *request) (*response, error) {
 	g := c.grants.get(grantKey{origin: origin(r.url), scopes: strings.Join(r.scopes, " "), caller: r.auth.fingerprint()})
+	if r.identity != nil {
+		g = newGrant()
+	}
 	header, err := c.current(ctx, g, r)
 	if err != nil {
 		return nil, err

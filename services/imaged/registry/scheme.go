@@ -10,15 +10,18 @@ import (
 	"time"
 )
 
-// clearLife is how long a loopback registry is remembered to speak clear HTTP.
+// clearLife is how long a host is remembered to speak clear HTTP.
 const clearLife = time.Minute
 
 // scheme decides how to speak to a registry, before anything is said to it.
 func (c *Client) scheme(ctx context.Context, s site) (string, error) {
-	if c.hosts[s.host].PlainHTTP {
+	conf := c.hosts[s.host]
+	switch {
+	case s.scheme != "":
+		return s.scheme, nil
+	case conf.PlainHTTP:
 		return "http", nil
-	}
-	if !isLoopback(s.host) {
+	case !isLoopback(s.host) && !conf.Insecure:
 		return "https", nil
 	}
 	c.mu.Lock()
@@ -31,7 +34,7 @@ func (c *Client) scheme(ctx context.Context, s site) (string, error) {
 	if err != nil || !spoken {
 		return "https", err
 	}
-	c.log.Debug("registry on the loopback speaks clear HTTP", "registry", s.name)
+	c.log.Debug("registry speaks clear HTTP", "registry", s.name)
 	c.mu.Lock()
 	c.clear[s.host] = time.Now().Add(clearLife)
 	c.mu.Unlock()
@@ -45,7 +48,7 @@ func (c *Client) forget(s site) {
 	delete(c.clear, s.host)
 }
 
-// speaksClear greets a loopback registry in TLS and tells whether the reply was HTTP, which
+// speaksClear greets a registry in TLS and tells whether the reply was HTTP, which
 // is what HTTP servers send to a greeting they cannot read. Anything else, a broken-off
 // handshake included, is left for https to succeed or fail with. Certificates do not
 // matter here: nothing is sent, and the real connection checks them.
@@ -56,8 +59,7 @@ func (c *Client) speaksClear(ctx context.Context, host string) (bool, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		address = net.JoinHostPort(hostname(host), "443")
 	}
-	dialer := net.Dialer{Control: loopbackOnly}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := c.dialer(host)(ctx, "tcp", address)
 	if err != nil {
 		// Without a port given, clear HTTP has one of its own.
 		return address != host && errors.Is(err, syscall.ECONNREFUSED), nil
