@@ -1,0 +1,135 @@
+package harness
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Snapshot is what could leak from an engine, as sets of lines.
+type Snapshot map[string]map[string]bool
+
+// Take looks at mounts, links, addresses, rules, control groups of the engine, and processes.
+func Take() Snapshot {
+	s := Snapshot{}
+	s.add("mount", mounts())
+	s.add("link", command("ip", "-br", "link"))
+	s.add("address", command("ip", "-br", "addr"))
+	s.add("rule", command("nft", "list", "ruleset"))
+	s.add("cgroup", cgroups())
+	return s
+}
+
+func (s Snapshot) add(kind string, lines []string) {
+	s[kind] = map[string]bool{}
+	for _, l := range lines {
+		if l = strings.TrimSpace(l); l != "" {
+			s[kind][l] = true
+		}
+	}
+}
+
+func command(name string, args ...string) []string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return []string{name + ": " + err.Error()}
+	}
+	return strings.Split(string(out), "\n")
+}
+
+func mounts() (out []string) {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Fields(l); len(f) > 4 {
+			out = append(out, f[4])
+		}
+	}
+	return out
+}
+
+// cgroups lists the groups of Berth instances in all hierarchies.
+func cgroups() (out []string) {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "/berth") {
+			out = append(out, path)
+		}
+		return nil
+	})
+	return out
+}
+
+type process struct {
+	pid     int
+	name    string
+	cmdline string
+}
+
+func processes() (out []process) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(d))
+		comm, err := os.ReadFile(d + "/comm")
+		if err != nil {
+			continue
+		}
+		cmd, _ := os.ReadFile(d + "/cmdline")
+		out = append(out, process{pid, strings.TrimSpace(string(comm)), strings.ReplaceAll(string(cmd), "\x00", " ")})
+	}
+	return out
+}
+
+// settle is how long background removal may take after the last answer.
+const settle = 10 * time.Second
+
+// Leaks says what is there now that was not before, after the engine under dir went down. It waits for the bounded
+// background work.
+func Leaks(before Snapshot, dir string) []string {
+	var leaks []string
+	for deadline := time.Now().Add(settle); ; time.Sleep(50 * time.Millisecond) {
+		leaks = compare(before, Take())
+		leaks = append(leaks, leftovers(dir)...)
+		if len(leaks) == 0 || time.Now().After(deadline) {
+			return leaks
+		}
+	}
+}
+
+// Engines other than the audited one come and go while tests run side by side in one package's namespaces, so what
+// carries another instance's name is not counted.
+func compare(before, now Snapshot) (leaks []string) {
+	for kind, lines := range now {
+		var more []string
+		for l := range lines {
+			if !before[kind][l] {
+				more = append(more, l)
+			}
+		}
+		sort.Strings(more)
+		for _, l := range more {
+			leaks = append(leaks, kind+": "+l)
+		}
+	}
+	return leaks
+}
+
+// leftovers are processes that belong to the engine under dir, and files of containers there.
+func leftovers(dir string) (leaks []string) {
+	for _, p := range processes() {
+		if strings.Contains(p.cmdline, dir) && p.pid != os.Getpid() {
+			leaks = append(leaks, fmt.Sprintf("process: %d %s (%s)", p.pid, p.name, p.cmdline))
+		}
+	}
+	for _, pattern := range []string{"root/imaged/rw/*", "root/execd/containers/*", "run/execd/c/*", "root/imaged/staging/*", "root/imaged/trash/*"} {
+		files, _ := filepath.Glob(filepath.Join(dir, pattern))
+		for _, f := range files {
+			leaks = append(leaks, "file: "+f)
+		}
+	}
+	return leaks
+}
