@@ -40,6 +40,8 @@ const (
 	create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	modify = 0
 
+	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
+
 	vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h: the far end as a whole link message
 )
 
@@ -56,11 +58,11 @@ type Veth struct {
 }
 
 // AddVeth creates a pair with its far end already in the target namespace, and
-// its near end a port of Master and up. Needs CAP_NET_ADMIN over both
+// its near end a port of Master. Both are down. Needs CAP_NET_ADMIN over both
 // namespaces. Linux 2.6.24; the far end's namespace by descriptor since 3.0.
 func (b *Batch) AddVeth(v Veth) {
 	b.message(unix.RTM_NEWLINK, create, "create veth "+v.Name, func(e *encoder) {
-		e.ifinfomsg(0, unix.IFF_UP, unix.IFF_UP)
+		e.ifinfomsg(0, 0, 0)
 		e.attrString(unix.IFLA_IFNAME, v.Name)
 		linkCommon(e, v.MTU, v.MAC)
 		if v.Master != 0 {
@@ -110,6 +112,29 @@ func (b *Batch) SetUp(index int) {
 	})
 }
 
+// SetUpBare brings the named link up as one that only passes frames on: it gets
+// no IPv6 link-local address of its own (Linux 3.17; ignored before), which
+// spares it multicast memberships and duplicate address detection.
+func (b *Batch) SetUpBare(name string) {
+	b.message(unix.RTM_NEWLINK, modify, "set link "+name+" up", func(e *encoder) {
+		e.ifinfomsg(0, unix.IFF_UP, unix.IFF_UP)
+		e.attrString(unix.IFLA_IFNAME, name)
+		families := e.open(unix.IFLA_AF_SPEC)
+		inet6 := e.open(unix.AF_INET6)
+		e.attrUint8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone)
+		e.shut(inet6)
+		e.shut(families)
+	})
+}
+
+// SetMaster makes a link a port of the bridge with index master.
+func (b *Batch) SetMaster(index, master int) {
+	b.message(unix.RTM_NEWLINK, modify, fmt.Sprintf("make link %d a port of %d", index, master), func(e *encoder) {
+		e.ifinfomsg(index, 0, 0)
+		e.attrUint32(unix.IFLA_MASTER, uint32(master))
+	})
+}
+
 // SetGroup puts a link into a device group; see [Batch.DeleteGroup].
 func (b *Batch) SetGroup(index int, group uint32) {
 	b.message(unix.RTM_NEWLINK, modify, fmt.Sprintf("set group of link %d", index), func(e *encoder) {
@@ -146,6 +171,15 @@ func (b *Batch) AddAddress(index int, p netip.Prefix) {
 		if p.Addr().Is4() && p.Bits() < 31 {
 			e.attr(unix.IFA_BROADCAST, broadcast(p))
 		}
+	})
+}
+
+// DeleteAddress takes an address from a link.
+func (b *Batch) DeleteAddress(index int, p netip.Prefix) {
+	b.message(unix.RTM_DELADDR, modify, fmt.Sprintf("delete address %s from link %d", p, index), func(e *encoder) {
+		e.bytes(family(p.Addr()), byte(p.Bits()), 0, 0)
+		e.buf = native.AppendUint32(e.buf, uint32(index))
+		e.attr(unix.IFA_LOCAL, p.Addr().AsSlice())
 	})
 }
 

@@ -132,6 +132,7 @@ func TestVethIntoHandedNamespace(t *testing.T) {
 	var veth netlink.Batch
 	veth.AddVeth(netlink.Veth{Name: "v0", Master: br.Index, MTU: 1400, PeerName: "eth0",
 		PeerMAC: net.HardwareAddr{2, 0, 10, 0, 0, 2}, PeerNetNS: int(box.File.Fd())})
+	veth.SetUpBare("v0")
 	if err := host.Conn.Do(&veth); err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +142,15 @@ func TestVethIntoHandedNamespace(t *testing.T) {
 	}
 	if near.Master != br.Index || !near.Up || near.Kind != "veth" || near.MTU != 1400 {
 		t.Errorf("near end %+v, want an up port of %d", near, br.Index)
+	}
+	hostAddresses, err := host.Conn.Addresses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range hostAddresses {
+		if a.Link == near.Index {
+			t.Errorf("the near end has the address %v", a.Prefix)
+		}
 	}
 	eth0, err := box.Conn.LinkByName("eth0")
 	if err != nil {

@@ -1,0 +1,102 @@
+package firewall
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+)
+
+// Numbers of linux/netfilter/nfnetlink.h and nf_tables.h.
+const (
+	familyNetfilter = 12 // NETLINK_NETFILTER
+	groupNFTables   = 7  // NFNLGRP_NFTABLES
+	subsystem       = 10 // NFNL_SUBSYS_NFTABLES
+
+	deleteTable = subsystem<<8 | 2
+	deleteChain = subsystem<<8 | 5
+	deleteRule  = subsystem<<8 | 8
+)
+
+// Watch repairs the rules whenever somebody has deleted tables, chains or rules
+// of the host ("nft flush ruleset", a firewall service that reloads), until ctx
+// is done. repaired is called after each repair, with its error.
+func (f *Firewall) Watch(ctx context.Context, repaired func(error)) error {
+	events, err := netlink.Dial(familyNetfilter, nil)
+	if err != nil {
+		return fmt.Errorf("open nftables event socket: %w", err)
+	}
+	defer events.Close()
+	if err := events.JoinGroup(groupNFTables); err != nil {
+		return fmt.Errorf("subscribe to nftables events: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { events.SetReadDeadline(time.Now()) })
+	defer stop()
+	for ctx.Err() == nil {
+		messages, err := events.Receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		// An overrun (ENOBUFS) means that events were lost: look, too.
+		if err == nil && !deletes(messages) {
+			continue
+		}
+		if f.intact() {
+			continue
+		}
+		repaired(f.Rebuild())
+	}
+	return nil
+}
+
+func deletes(messages []netlink.Message) bool {
+	for _, m := range messages {
+		switch m.Header.Type {
+		case deleteTable, deleteChain, deleteRule:
+			return true
+		}
+	}
+	return false
+}
+
+// intact reports whether every chain has its rules. It waits for a change of
+// our own to be over.
+func (f *Firewall) intact() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.chains() {
+		rules, err := f.conn.GetRules(c.Table, c.Chain)
+		if err != nil || len(rules) != len(c.rules) {
+			return false
+		}
+	}
+	return true
+}
+
+// ForeignDrops returns the chains of other tables, as "table/chain", that drop
+// by default what is forwarded. An accept of ours does not overrule them: as
+// long as they have no rule for it, containers reach nothing outside.
+func (f *Firewall) ForeignDrops() ([]string, error) {
+	var found []string
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+		chains, err := f.listChains(family)
+		if err != nil {
+			return nil, fmt.Errorf("list nftables chains: %w", err)
+		}
+		for _, c := range chains {
+			if c.Table.Name != f.table.Name && c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward &&
+				c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+				found = append(found, c.Table.Name+"/"+c.Name)
+			}
+		}
+	}
+	return found, nil
+}
+
+func (f *Firewall) listChains(family nftables.TableFamily) ([]*nftables.Chain, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.conn.ListChainsOfTableFamily(family)
+}
