@@ -16,7 +16,8 @@
 //   - v2: clone3 with CLONE_INTO_CGROUP (Linux 5.7) and the descriptor of [Group.FD].
 //
 // A launcher does both, in this order, and need not know which host it is on: Enter does nothing on pure v2,
-// and FD is -1 on pure v1. [Group.AddProcess] is the slow way for all other cases.
+// and FD is -1 on pure v1. [Group.AddProcess] is the slow way for all other cases. The thread need not be back
+// before the child is used: LeaveTo can wait, and a thread that ends has left as well.
 //
 // # What it does not do
 //

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,7 +81,7 @@ func Self(l Layout) (*Group, error) {
 const self = "."
 
 // Create makes a group and sets its limits. On failure nothing is left behind. ErrExists: some tree has a
-// group of this name already.
+// group of this name already. ErrNotFound: someone has removed the Parent's directory; open it anew.
 func (p *Parent) Create(name string, r Resources) (*Group, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -92,8 +94,11 @@ func (p *Parent) Create(name string, r Resources) (*Group, error) {
 	for i := range p.trees {
 		if err := p.trees[i].make(name); err != nil {
 			g.undo(i)
-			if errors.Is(err, fs.ErrExist) {
-				return nil, &wrapped{kind: ErrExists, what: "create cgroup", err: err}
+			switch {
+			case errors.Is(err, fs.ErrExist):
+				return nil, &wrapped{ErrExists, "create cgroup", err}
+			case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV):
+				return nil, &wrapped{ErrNotFound, "create cgroup", err}
 			}
 			return nil, fmt.Errorf("create cgroup: %w", err)
 		}
@@ -179,9 +184,24 @@ func (g *Group) Paths() map[string]string {
 	return paths
 }
 
-// FD is a descriptor of the v2 directory, for clone3 with CLONE_INTO_CGROUP; -1 without a v2 tree. It belongs
-// to the group, until Close.
+// FD is a descriptor of the v2 directory, for clone3 with CLONE_INTO_CGROUP. It belongs to the group, until
+// Close. It is -1 without a v2 tree, and on a kernel before 5.7: there, see LateJoin.
 func (g *Group) FD() (int, error) {
+	if !cloneInto() {
+		return -1, nil
+	}
+	return g.directory()
+}
+
+// LateJoin reports whether neither Enter nor FD gets a child into the group: on pure v2 before Linux 5.7. The
+// launcher then calls AddProcess after it has forked, and before the child runs what is to be limited. On a
+// hybrid host of that age the v2 tree limits nothing, and may be left out.
+func (g *Group) LateJoin() bool {
+	return len(g.parent.trees) == 1 && g.parent.unified() != nil && !cloneInto()
+}
+
+// directory is the v2 directory, opened once; -1 without a v2 tree.
+func (g *Group) directory() (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t := g.parent.unified()
@@ -193,6 +213,15 @@ func (g *Group) FD() (int, error) {
 	g.fd = fd
 	return fd, err
 }
+
+// cloneInto asks clone3 for a child in a cgroup that cannot be open. A kernel that knows what is meant says
+// EBADF, one that does not E2BIG, EINVAL or ENOSYS; none makes a child.
+var cloneInto = sync.OnceValue(func() bool {
+	const cloneIntoCgroup = 0x200000000
+	args := [11]uint64{0: cloneIntoCgroup, 10: math.MaxInt32} // struct clone_args, CLONE_ARGS_SIZE_VER2
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	return errno == unix.EBADF
+})
 
 // Set changes limits of a living group. What is zero in r stays as it is. ErrBusy: the memory limit is below
 // what the group uses. A failure may leave some of r in force.

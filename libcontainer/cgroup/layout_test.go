@@ -37,6 +37,20 @@ net_cls,net_prio /sys/fs/cgroup/net_cls,net_prio /
 devices /sys/fs/cgroup/devices /user.slice
 hugetlb /sys/fs/cgroup/hugetlb /
 blkio /sys/fs/cgroup/blkio /user.slice`},
+		{"debian-v1", `v1
+name=systemd /sys/fs/cgroup/systemd /system.slice/berth-execd.service
+net_cls,net_prio /sys/fs/cgroup/net_cls,net_prio /
+freezer /sys/fs/cgroup/freezer /
+hugetlb /sys/fs/cgroup/hugetlb /
+rdma /sys/fs/cgroup/rdma /
+pids /sys/fs/cgroup/pids /system.slice/berth-execd.service
+misc /sys/fs/cgroup/misc /
+cpu,cpuacct /sys/fs/cgroup/cpu,cpuacct /system.slice/berth-execd.service
+perf_event /sys/fs/cgroup/perf_event /
+devices /sys/fs/cgroup/devices /system.slice/berth-execd.service
+memory /sys/fs/cgroup/memory /system.slice/berth-execd.service
+cpuset /sys/fs/cgroup/cpuset /
+blkio /sys/fs/cgroup/blkio /`},
 		{"debian-v2", `v2
 v2 /sys/fs/cgroup /system.slice/berth-execd.service nsdelegate`},
 		{"inside-container", `v1

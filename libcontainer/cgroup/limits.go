@@ -185,7 +185,7 @@ func (b *planner) cpu(c *CPU) {
 	if c.Shares != 0 {
 		b.add(setting{tree: t, file: "cpu.shares", value: strconv.FormatUint(c.Shares, 10), field: "cpu.shares"})
 	}
-	if c.Period != 0 || c.Quota > 0 {
+	if c.Period != 0 || c.Quota > 0 && !b.create { // a new group has the default period
 		b.add(setting{tree: t, file: "cpu.cfs_period_us", value: period, field: "cpu.period"})
 	}
 	if c.Quota != 0 {
@@ -356,7 +356,7 @@ func (t *tree) setDevices(name string, policy devices.Policy) error {
 
 // setFilter attaches the policy's program to the v2 group.
 func (g *Group) setFilter(policy devices.Policy, create bool) error {
-	fd, err := g.FD()
+	fd, err := g.directory()
 	if err != nil {
 		return err
 	}

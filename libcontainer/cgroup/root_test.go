@@ -190,6 +190,9 @@ func tryStart(l Layout, g *Group, cmd *exec.Cmd) error {
 		if err == nil {
 			err = cmd.Start()
 		}
+		if err == nil && g.LateJoin() {
+			err = g.AddProcess(cmd.Process.Pid)
+		}
 		return errors.Join(err, g.LeaveTo(back))
 	})
 }
@@ -567,6 +570,7 @@ func TestFreeze(t *testing.T) {
 	if frozen, err := g.Frozen(); err != nil || !frozen {
 		t.Errorf("Frozen: %v, %v", frozen, err)
 	}
+	time.Sleep(100 * time.Millisecond) // a frozen task still has to leave its processor, and be charged for it
 	before, err := g.Stats()
 	if err != nil {
 		t.Fatal(err)
@@ -699,6 +703,100 @@ func TestAddProcessToDelegating(t *testing.T) {
 	}
 	if pids, _ := g.Procs(); !slices.Contains(pids, second.Process.Pid) {
 		t.Errorf("Procs: %v, want %d among them", pids, second.Process.Pid)
+	}
+}
+
+// A v2 parent whose own parent holds processes gets no controllers, and the error says why.
+func TestParentBesideProcesses(t *testing.T) {
+	l, p, path := testParent(t)
+	if l.Mode != V2 {
+		t.Skip("SKIPPED: only v2 has the rule of no internal processes")
+	}
+	g := testGroup(t, p, Resources{})
+	start(t, l, g, payload("wait"))
+	inner, err := OpenParent(l, "/"+path+"/"+g.Name()+"/containers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Delete()
+	_, err = inner.Create("limited", Resources{Pids: 5})
+	if !errors.Is(err, ErrNotAvailable) || !strings.Contains(err.Error(), "holds processes") {
+		t.Errorf("got %v", err)
+	}
+	unlimited, err := inner.Create("unlimited", Resources{})
+	if err != nil {
+		t.Fatalf("without a limit: %v", err)
+	}
+	if err := unlimited.Delete(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParentRemoved(t *testing.T) {
+	l, _, path := testParent(t)
+	p, err := OpenParent(l, path+"/inner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	p, err = OpenParent(l, path+"/inner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for i := range p.trees {
+		if err := os.Remove(p.trees[i].path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Create("x", Resources{}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("create below a removed parent: %v, want ErrNotFound", err)
+	}
+}
+
+func TestIOThrottle(t *testing.T) {
+	l, p, _ := testParent(t)
+	tree := need(t, p, "io")
+	dir := t.TempDir()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	sys, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		t.Skipf("SKIPPED: %s is on no block device", dir)
+	}
+	if _, err := os.Stat(sys + "/partition"); err == nil {
+		sys = filepath.Dir(sys)
+	}
+	number, err := os.ReadFile(sys + "/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	throttle := Throttle{WriteBPS: 1 << 20}
+	if _, err := fmt.Sscanf(string(number), "%d:%d", &throttle.Major, &throttle.Minor); err != nil {
+		t.Fatal(err)
+	}
+	g := testGroup(t, p, Resources{IO: IO{Throttles: []Throttle{throttle}}})
+	file := "io.max"
+	if !tree.V2 {
+		file = "blkio.throttle.write_bps_device"
+	}
+	if text, err := tree.readText(g.Name() + "/" + file); err != nil || !strings.Contains(text, throttle.device()) {
+		t.Errorf("%s: %q, %v", file, text, err)
+	}
+	begin := time.Now()
+	dd := exec.Command("dd", "if=/dev/zero", "of="+dir+"/file", "bs=1M", "count=3", "oflag=direct")
+	if out, err := output(t, l, g, dd); err != nil {
+		t.Skipf("SKIPPED: direct I/O: %v, %s", err, out)
+	}
+	if took := time.Since(begin); took < 1500*time.Millisecond {
+		t.Errorf("3 MiB at 1 MiB/s took %v", took)
+	}
+	if s, err := g.Stats(); err != nil || s.IO.WriteBytes < 3<<20 || s.IO.WriteOps == 0 {
+		t.Errorf("Stats: %+v, %v", s.IO, err)
 	}
 }
 

@@ -50,7 +50,7 @@ func filesystems() []probe {
 		tryIdmap,
 	}, {
 		Feature{Name: "erofs", Since: "4.19",
-			Lost: "Images cannot be mounted as they come; they are unpacked.",
+			Lost: "Nothing yet: layers are unpacked into directories.",
 			Do:   "Load the module: modprobe erofs."},
 		func(*host) (State, string) { return tryFilesystem("erofs") },
 	}, {
@@ -87,6 +87,9 @@ func tryFilesystem(name string) (State, string) {
 
 // tryOverlay sets up an overlay in the data directory. What works elsewhere may not work there.
 func tryOverlay(h *host, userxattr bool) (State, string) {
+	if !h.root && userxattr {
+		return Unknown, asRoot(unix.EPERM)
+	}
 	if !h.root {
 		return tryFilesystem("overlay")
 	}

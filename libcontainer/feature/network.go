@@ -20,7 +20,7 @@ func network() []probe {
 		link("bridge", "Containers cannot be joined to a network of their own."),
 		{
 			Feature{Name: "nftables", Since: "3.13",
-				Lost: "Ports are published, and networks kept apart, with iptables, or not at all.",
+				Lost: "Ports cannot be published, nor networks kept apart.",
 				Do:   "Load the module: modprobe nf_tables."},
 			func(*host) (State, string) { return inNetwork(unix.NETLINK_NETFILTER, getGeneration()) },
 		}, {
