@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"berth/libcontainer/caps"
+	"berth/libcontainer/cgroup"
 	"berth/libcontainer/mount"
 )
 
@@ -156,4 +158,39 @@ func output(tb testing.TB, l *Launcher, c *Config, io IO) string {
 		tb.Fatalf("exit status %d: %s", got.Code, got.out)
 	}
 	return got.out
+}
+
+// testGroup makes a control group below one of this test's own.
+func testGroup(tb testing.TB, r cgroup.Resources) *cgroup.Group {
+	tb.Helper()
+	layout, err := cgroup.Detect()
+	if err != nil {
+		tb.Skipf("SKIP: no control groups: %v", err)
+	}
+	name := fmt.Sprintf("berth-test-%x", rand.Uint64())
+	parent, err := cgroup.OpenParent(layout, "/"+name)
+	must(tb, err)
+	group, err := parent.Create("c", r)
+	must(tb, err)
+	tb.Cleanup(func() {
+		if err := group.Delete(); err != nil {
+			tb.Errorf("delete control group: %v", err)
+		}
+		for _, h := range layout.Hierarchies {
+			os.Remove(filepath.Join(h.Mountpoint, name))
+		}
+		parent.Close()
+	})
+	return group
+}
+
+// startSleeper starts a container that waits to be killed, and kills it in the
+// end.
+func startSleeper(tb testing.TB, l *Launcher, c *Config, io IO) *Process {
+	tb.Helper()
+	c.Command.Args = []string{"sleep", "1000"}
+	p, err := l.Start(context.Background(), c, io)
+	must(tb, err)
+	tb.Cleanup(p.discard)
+	return p
 }

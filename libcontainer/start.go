@@ -15,9 +15,10 @@ import (
 	"berth/libcontainer/ns"
 )
 
-// initEnv keeps init's Go runtime small: one processor, no garbage collection
+// initEnv keeps init's Go runtime small: one processor, without reading control
+// groups to find that out, no garbage collection
 // in the few milliseconds it lives, no signals to preempt it.
-var initEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1"}
+var initEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"}
 
 // Start makes the container that c describes and starts its first process. It
 // returns when the command runs, or with a *StepError. If ctx ends before that,
