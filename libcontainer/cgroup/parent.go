@@ -21,6 +21,8 @@ type Parent struct {
 	missing map[string]string // controller: why it cannot be used
 
 	mu      sync.Mutex
+	names   []string                    // path components, from the root of each tree
+	added   []string                    // v2 controllers of `later` that are on
 	filters map[string]*devices.Program // v2 device programs, shared by all groups of one policy
 }
 
@@ -33,7 +35,11 @@ type tree struct {
 }
 
 // core are the controllers switched on for the children of a v2 parent, where the tree has them.
-var core = []string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb"}
+var core = []string{"cpu", "cpuset", "io", "memory", "pids"}
+
+// later are those switched on when a limit first asks for them: few use them, and one that is in use on v2
+// cannot be mounted as a v1 tree any more.
+var later = []string{"hugetlb"}
 
 // OpenParent opens the cgroup at path, and makes it first in trees that do not have it. path counts from the
 // root of what is mounted: "berth", or "/system.slice/berth-execd.service/containers" for a delegated subtree.
@@ -48,7 +54,7 @@ func OpenParent(l Layout, path string) (*Parent, error) {
 			return nil, err
 		}
 	}
-	return open(l, func(t *tree) error {
+	p, err := open(l, func(t *tree) error {
 		for i, name := range names {
 			if err := t.descend(name, i == len(names)-1); err != nil {
 				return err
@@ -56,6 +62,10 @@ func OpenParent(l Layout, path string) (*Parent, error) {
 		}
 		return nil
 	})
+	if err == nil {
+		p.names = names
+	}
+	return p, err
 }
 
 // open opens the root of each hierarchy, and has walk take it from there.
@@ -209,12 +219,41 @@ func (p *Parent) find(controller, field string) (*tree, error) {
 			return &p.trees[i], nil
 		}
 	}
+	if t := p.unified(); t != nil && slices.Contains(later, controller) && p.add(t, controller) {
+		return t, nil
+	}
 	for _, name := range names {
 		if reason, ok := p.missing[name]; ok {
 			return nil, &NotAvailableError{name, field, reason}
 		}
 	}
 	return nil, &NotAvailableError{controller, field, "it is not mounted, or not in this kernel; see /proc/cgroups, and cgroup_disable= and cgroup_enable= on the kernel's command line"}
+}
+
+// add switches one more v2 controller on, in each directory from the root down.
+func (p *Parent) add(t *tree, controller string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.Contains(p.added, controller) {
+		return true
+	}
+	path := t.Mountpoint
+	for i := range len(p.names) + 1 {
+		level, err := openDir(path, true)
+		if err != nil {
+			return false
+		}
+		err = level.write("cgroup.subtree_control", "+"+controller)
+		level.close()
+		if err != nil {
+			return false
+		}
+		if i < len(p.names) {
+			path += "/" + p.names[i]
+		}
+	}
+	p.added = append(p.added, controller)
+	return true
 }
 
 // unified returns the v2 tree, or nil.

@@ -323,9 +323,9 @@ func TestExistsAndUndo(t *testing.T) {
 	}
 	again.Close()
 
-	_, err = p.Create("refused", Resources{HugePages: []HugePages{{Size: "3KB", Limit: 4096}}})
-	if !errors.Is(err, ErrNotAvailable) {
-		t.Errorf("pages of 3 KB: %v, want ErrNotAvailable", err)
+	_, err = p.Create("refused", Resources{IO: IO{Throttles: []Throttle{{Major: 4095, Minor: 77, ReadBPS: 1}}}})
+	if !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrNotAvailable) {
+		t.Errorf("a block device that is not there: %v, want ErrInvalid", err)
 	}
 	if _, err := p.Open("refused"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a refused group was left behind: %v", err)
@@ -753,6 +753,23 @@ func TestParentRemoved(t *testing.T) {
 	}
 	if _, err := p.Create("x", Resources{}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("create below a removed parent: %v, want ErrNotFound", err)
+	}
+}
+
+// Huge pages are switched on in the tree when first asked for. On a hybrid host that would change the host's v2
+// root for good, so it is tried on pure v2 only.
+func TestHugePages(t *testing.T) {
+	l, p, _ := testParent(t)
+	if l.Mode != V2 {
+		t.Skip("SKIPPED: not on pure v2")
+	}
+	if h, _ := l.Unified(); !slices.Contains(h.Controllers, "hugetlb") {
+		t.Skip("SKIPPED: no hugetlb controller")
+	}
+	g := testGroup(t, p, Resources{HugePages: []HugePages{{Size: "2MB", Limit: 4 << 20}}})
+	b, err := os.ReadFile(g.Paths()[""] + "/hugetlb.2MB.max")
+	if err != nil || string(b) != "4194304\n" {
+		t.Errorf("hugetlb.2MB.max: %q, %v", b, err)
 	}
 }
 
