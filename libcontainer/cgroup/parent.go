@@ -166,21 +166,33 @@ func (t *tree) enable(controllers []string) {
 	on, _ := t.readText("cgroup.subtree_control")
 	active := strings.Fields(on)
 	offered, _ := t.readText("cgroup.controllers")
+	occupied := t.occupied()
 	for _, c := range strings.Fields(offered) {
 		if slices.Contains(active, c) || !slices.Contains(controllers, c) {
 			continue
 		}
-		err := t.write("cgroup.subtree_control", "+"+c)
-		switch {
-		case err == nil:
-			active = append(active, c)
-		case errors.Is(err, unix.EBUSY):
+		if occupied {
 			t.missing[c] = t.path + " holds processes, so its children can have no controllers; move the processes into a child of their own (systemd: DelegateSubgroup=)"
-		default:
-			t.missing[c] = err.Error()
+			continue
 		}
+		if err := t.write("cgroup.subtree_control", "+"+c); err != nil {
+			t.missing[c] = err.Error()
+			continue
+		}
+		active = append(active, c)
 	}
 	t.Controllers = active
+}
+
+// occupied reports whether a v2 directory other than the root holds processes. The kernel refuses some
+// controllers then (EBUSY); others, cpu and pids among them, it would take, and make a "threaded" group whose
+// children can hold no processes at all.
+func (t *tree) occupied() bool {
+	if !t.exists("cgroup.type") {
+		return false // the root may have both
+	}
+	procs, err := t.readText("cgroup.procs")
+	return err == nil && procs != ""
 }
 
 // explain adds what to do to the errors that come from the host's set-up rather than from us.

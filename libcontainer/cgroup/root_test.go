@@ -727,8 +727,9 @@ func TestParentBesideProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatalf("without a limit: %v", err)
 	}
-	if err := unlimited.Delete(); err != nil {
-		t.Error(err)
+	defer unlimited.Delete()
+	if out, err := output(t, l, unlimited, payload("cgroup")); err != nil || !strings.Contains(out, "/unlimited") {
+		t.Errorf("a process in it: %q, %v", out, err)
 	}
 }
 
@@ -876,5 +877,26 @@ func BenchmarkEnterLeave(b *testing.B) {
 	})
 	if err != nil {
 		b.Fatal(err)
+	}
+}
+
+// BenchmarkAddProcess is what Enter saves.
+func BenchmarkAddProcess(b *testing.B) {
+	_, p, _ := testParent(b)
+	g := testGroup(b, p, Resources{})
+	for range b.N {
+		b.StopTimer()
+		cmd := payload("wait")
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := g.AddProcess(cmd.Process.Pid); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		cmd.Process.Kill()
+		cmd.Wait()
+		b.StartTimer()
 	}
 }
