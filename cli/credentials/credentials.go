@@ -1,8 +1,8 @@
 // Package credentials finds and keeps what a person logs in to registries with.
 //
 // Logins live with the person, not with the engine: the client reads them and sends them
-// along with each pull or push. They come from files in the format of Docker's
-// config.json, Berth's own first and then Docker's, which is only ever read:
+// along with each pull or push. They come from files in the format of Docker's config.json,
+// Berth's own first and then Docker's, which is only ever read:
 //
 //	$XDG_CONFIG_HOME/berth/config.json   or ~/.config/berth/config.json
 //	$DOCKER_CONFIG/config.json           or ~/.docker/config.json
@@ -34,7 +34,8 @@ const dockerHub = "https://index.docker.io/v1/"
 // tokenUser in the place of a user name says that the secret is an identity token.
 const tokenUser = "<token>"
 
-// Login is what one registry is told. The zero value is anonymous. It prints without its secrets.
+// Login is what one registry is told. The zero value is anonymous. It prints without its
+// secrets.
 type Login struct {
 	Username      string
 	Password      string
@@ -81,8 +82,8 @@ func Default() (*Store, error) {
 }
 
 // Get returns the login for a registry as references name it ("docker.io",
-// "127.0.0.1:5000"), and an anonymous one if there is none. An error, such as a helper that is not
-// installed, concerns the login alone: public images can be had without it.
+// "127.0.0.1:5000"), and an anonymous one if there is none. An error, such as a helper that
+// is not installed, concerns the login alone: public images can be had without it.
 func (s *Store) Get(ctx context.Context, registry string) (Login, error) {
 	for _, file := range append([]string{s.own}, s.others...) {
 		c, err := read(file)
@@ -97,7 +98,8 @@ func (s *Store) Get(ctx context.Context, registry string) (Login, error) {
 	return Login{}, nil
 }
 
-// Put keeps a login and says where: a helper's name, or the file, in which it then is not encrypted.
+// Put keeps a login and says where: a helper's name, or the file, in which it then is not
+// encrypted.
 func (s *Store) Put(ctx context.Context, registry string, l Login) (where string, err error) {
 	c, err := read(s.own)
 	if err != nil {
@@ -119,7 +121,8 @@ func (s *Store) Put(ctx context.Context, registry string, l Login) (where string
 	return s.own, c.write(s.own)
 }
 
-// Delete forgets a login. elsewhere names the file that still has one, which is Docker's to change.
+// Delete forgets a login. elsewhere names the file that still has one, which is Docker's to
+// change.
 func (s *Store) Delete(ctx context.Context, registry string) (found bool, elsewhere string, err error) {
 	c, err := read(s.own)
 	if err != nil {

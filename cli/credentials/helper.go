@@ -26,8 +26,8 @@ const (
 // helperName keeps a config file from naming a program outside PATH or passing options.
 var helperName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
 
-// helper is the name of a program without its prefix. It speaks JSON: an action as its argument,
-// the subject on stdin, the answer or a complaint on stdout.
+// helper is the name of a program without its prefix. It speaks JSON: an action as its
+// argument, the subject on stdin, the answer or a complaint on stdout.
 type helper string
 
 // message is what a helper is given to store and answers to get.
@@ -75,7 +75,8 @@ func (h helper) erase(ctx context.Context, server string) (found bool, err error
 
 var errNoLogin = errors.New(notFoundText)
 
-// run looks the program up in PATH, where a result relative to the working directory is refused.
+// run looks the program up in PATH, where a result relative to the working directory is
+// refused.
 func (h helper) run(ctx context.Context, action string, input []byte) ([]byte, error) {
 	if !helperName.MatchString(string(h)) {
 		return nil, fmt.Errorf("credential helper %q: malformed name", string(h))

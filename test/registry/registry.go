@@ -55,8 +55,8 @@ type Registry struct {
 	cmd    *exec.Cmd
 }
 
-// Start runs a registry and waits until it answers. Without docker-registry on the machine the
-// test is skipped.
+// Start runs a registry and waits until it answers. Without docker-registry on the machine
+// the test is skipped.
 func Start(tb testing.TB, o Options) *Registry {
 	tb.Helper()
 	binary, err := exec.LookPath("docker-registry")
@@ -74,7 +74,8 @@ func Start(tb testing.TB, o Options) *Registry {
 	r.run(binary)
 	r.Host = r.address()
 	r.waitForConnect()
-	// From now on the port is fixed, so that Stop and Restart act like a server that was rebooted.
+	// From now on the port is fixed, so that Stop and Restart act like a server that was
+	// rebooted.
 	r.configure(o, dir, r.Host)
 	tb.Cleanup(r.Stop)
 	return r
@@ -225,8 +226,8 @@ func NewCA(tb testing.TB) *CA {
 	return ca
 }
 
-// Issue makes a certificate, with its key, for servers under the names and addresses given and
-// for clients.
+// Issue makes a certificate, with its key, for servers under the names and addresses given
+// and for clients.
 func (ca *CA) Issue(tb testing.TB, hosts ...string) (certPEM, keyPEM []byte) {
 	tb.Helper()
 	template := certificate(hosts[0])

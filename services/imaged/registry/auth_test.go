@@ -41,8 +41,8 @@ func bearerOnly(realm string, h http.Handler) http.HandlerFunc {
 	}
 }
 
-// TestS17CredentialsStayHome crosses every sort of realm with every sort of redirect and then looks at
-// what each server was sent.
+// TestS17CredentialsStayHome crosses every sort of realm with every sort of redirect and
+// then looks at what each server was sent.
 func TestS17CredentialsStayHome(t *testing.T) {
 	realms := map[string]bool{ // realm: whether it may be asked for a token
 		"https://registry.test/token":        true,
@@ -153,8 +153,8 @@ func TestS17CredentialsStayHome(t *testing.T) {
 	}
 }
 
-// TestS17ClearHTTP has a registry that speaks clear HTTP by configuration. Its realm may do so only on
-// the same host, or where that is configured, too.
+// TestS17ClearHTTP has a registry that speaks clear HTTP by configuration. Its realm may do
+// so only on the same host, or where that is configured, too.
 func TestS17ClearHTTP(t *testing.T) {
 	for realm, good := range map[string]bool{
 		"http://plain.test:5000/token": true,
@@ -194,8 +194,8 @@ func TestS17ClearHTTP(t *testing.T) {
 	}
 }
 
-// TestS17TLSNeverRetriedInClear: a registry that is not on the loopback is not spoken to in clear, be its
-// certificate wrong or be there no TLS at all.
+// TestS17TLSNeverRetriedInClear: a registry that is not on the loopback is not spoken to in
+// clear, be its certificate wrong or be there no TLS at all.
 func TestS17TLSNeverRetriedInClear(t *testing.T) {
 	w := newWorld(t)
 	never := func(http.ResponseWriter, *http.Request) {}
@@ -424,6 +424,46 @@ func TestTokenIsRenewedBeforeItExpires(t *testing.T) {
 	}
 	if n := w.count(http.MethodGet, "/v2/team/web/blobs/"); n != 3 {
 		t.Errorf("%d blob requests, want 3: only the first may be turned away", n)
+	}
+}
+
+// TestRegistryChangesItsMind: what a registry once asked for is not held against it.
+func TestRegistryChangesItsMind(t *testing.T) {
+	w := newWorld(t)
+	fake := newFake()
+	fake.addImage(t)
+	var guard atomic.Pointer[http.HandlerFunc]
+	set := func(h http.HandlerFunc) { guard.Store(&h) }
+	w.serve("https://registry.test", func(rw http.ResponseWriter, r *http.Request) { (*guard.Load())(rw, r) })
+	w.serve("https://auth.test", tokenServer(1))
+	c := w.client()
+	ref := named(t, "registry.test/team/web:v1")
+	basic := func(rw http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); !ok {
+			rw.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fake.ServeHTTP(rw, r)
+	}
+	for step, s := range []struct {
+		guard http.HandlerFunc
+		auth  Auth
+		good  bool
+	}{
+		{basic, Auth{}, false},
+		{fake.ServeHTTP, Auth{}, true},
+		{bearerOnly("https://gone.test/token", fake), Auth{}, false},
+		{bearerOnly("https://auth.test/token", fake), Auth{}, true},
+		{bearerOnly("https://gone.test/token", fake), Auth{}, true}, // the token is still good
+		{basic, Auth{}, false},
+		{basic, markerAuth, true},
+		{bearerOnly("https://auth.test/token", fake), markerAuth, true},
+	} {
+		set(s.guard)
+		if _, err := c.Resolve(t.Context(), ref, s.auth); (err == nil) != s.good {
+			t.Errorf("step %d: %v", step, err)
+		}
 	}
 }
 

@@ -13,13 +13,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Blob opens a blob for reading from byte offset on. desc gives digest and size, both of which
-// are required: the reader ends with io.EOF after exactly the bytes
-// from offset to desc.Size, with [*InterruptedError] if fewer come, and with Corrupt
-// if more do. It does not hash; the caller must, over the whole blob.
+// Blob opens a blob for reading from byte offset on. desc gives digest and size, both of
+// which are required: the reader ends with io.EOF after exactly the bytes from offset to
+// desc.Size, with [*InterruptedError] if fewer come, and with Corrupt if more do. It does
+// not hash; the caller must, over the whole blob.
 //
-// A registry that ignores ranges sends the whole blob again; the bytes before offset are then
-// read and dropped.
+// A registry that ignores ranges sends the whole blob again; the bytes before offset are
+// then read and dropped.
 func (c *Client) Blob(ctx context.Context, repo reference.Named, desc ocispec.Descriptor, offset int64, auth Auth) (io.ReadCloser, error) {
 	rp, err := parseRepository(repo)
 	if err != nil {
@@ -82,7 +82,8 @@ func checkBlob(desc ocispec.Descriptor) error {
 	return nil
 }
 
-// checkRange reads Content-Range (RFC 9110 §14.4), "bytes 5-99/100", which has to be what was asked for.
+// checkRange reads Content-Range (RFC 9110 §14.4), "bytes 5-99/100", which has to be what
+// was asked for.
 func (r *request) checkRange(value string, offset, size int64) error {
 	span, total, ok := strings.Cut(strings.TrimPrefix(value, "bytes "), "/")
 	first, last, ok2 := strings.Cut(span, "-")

@@ -5,8 +5,8 @@ import (
 )
 
 // challenge is one entry of a WWW-Authenticate header: a scheme with its parameters.
-// Schemes and parameter names are lower case; a token68 is dropped, as no scheme
-// we speak has one.
+// Schemes and parameter names are lower case; a token68 is dropped, as no scheme we speak
+// has one.
 type challenge struct {
 	scheme string
 	params map[string]string
@@ -19,10 +19,10 @@ const (
 	maxChallengeParams = 32
 )
 
-// parseChallenges reads WWW-Authenticate header lines (RFC 9110 §11.6.1). Several challenges may
-// share a line, with the same commas between them as between parameters, so a word is
-// a parameter if "=" and a value follow it and a scheme otherwise. Parsing
-// stops at the first thing that fits neither; what came before it is returned.
+// parseChallenges reads WWW-Authenticate header lines (RFC 9110 §11.6.1). Several
+// challenges may share a line, with the same commas between them as between parameters, so
+// a word is a parameter if "=" and a value follow it and a scheme otherwise. Parsing stops
+// at the first thing that fits neither; what came before it is returned.
 func parseChallenges(lines []string) []challenge {
 	var list []challenge
 	for _, line := range lines {
@@ -115,8 +115,8 @@ func (s *scanner) quoted() (string, bool) {
 	return "", false
 }
 
-// token68 skips the blob some schemes have in place of parameters. A word that a space or
-// nothing but letters end is left: it may be the next scheme.
+// token68 skips the blob that some schemes have in place of parameters, up to the comma or
+// space that ends it.
 func (s *scanner) token68() {
 	end := strings.IndexAny(s.rest, ", \t")
 	if end < 0 {

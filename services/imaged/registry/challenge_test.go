@@ -48,7 +48,8 @@ func FuzzChallenge(f *testing.F) {
 	f.Add(`Negotiate YWJj==, Basic realm="a\"b", charset=UTF-8`)
 	f.Fuzz(func(t *testing.T, header string) {
 		for _, c := range parseChallenges([]string{header}) {
-			// Round trip: what was understood, written properly, is understood the same way.
+			// Round trip: what was understood, written properly, is understood the same
+			// way.
 			text := c.scheme
 			sep := " "
 			for k, v := range c.params {
@@ -86,7 +87,7 @@ func FuzzRetryAfter(f *testing.F) {
 		if wait < 0 || !ok && wait != 0 {
 			t.Errorf("%q: %v, %v", value, wait, ok)
 		}
-		if n, err := strconv.Atoi(value); err == nil && 0 <= n && n < 1<<31 && wait != time.Duration(n)*time.Second {
+		if n, err := strconv.ParseUint(value, 10, 31); err == nil && wait != time.Duration(n)*time.Second {
 			t.Errorf("%q: %v", value, wait)
 		}
 	})

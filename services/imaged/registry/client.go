@@ -72,8 +72,8 @@ type Client struct {
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// New makes a Client. Certificate files are read when their host is first used, so a
-// broken one fails calls to that host only; a malformed mirror is logged and left out.
+// New makes a Client. Certificate files are read when their host is first used, so a broken
+// one fails calls to that host only; a malformed mirror is logged and left out.
 func New(o Options) *Client {
 	c := &Client{
 		hosts:      make(map[string]Host, len(o.Hosts)),
@@ -146,8 +146,8 @@ type repository struct {
 
 func (r repository) String() string { return r.name + "/" + r.path }
 
-// parseSite accepts what references accept as their domain, so that nothing else
-// (userinfo, paths, queries) can slip into a URL.
+// parseSite accepts what references accept as their domain, so that nothing else (userinfo,
+// paths, queries) can slip into a URL.
 func parseSite(host string) (site, error) {
 	named, err := reference.ParseNormalizedNamed(host + "/x")
 	if err != nil || reference.Domain(named) != host {
@@ -156,8 +156,8 @@ func parseSite(host string) (site, error) {
 	return site{name: host, host: dialHost(host)}, nil
 }
 
-// parseRepository reads a reference again from its text: reference.Named is an
-// interface, so where the value came from says nothing about what is in it.
+// parseRepository reads a reference again from its text: reference.Named is an interface,
+// so where the value came from says nothing about what is in it.
 func parseRepository(ref reference.Named) (repository, error) {
 	if ref == nil {
 		return repository{}, invalid("image reference is empty")
@@ -196,9 +196,9 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// transport returns the connection pool for a host. Each host with settings has its own,
-// so that a client certificate or a skipped verification stays with the host it was
-// configured for when a redirect leads elsewhere.
+// transport returns the connection pool for a host. Each host with settings has its own, so
+// that a client certificate or a skipped verification stays with the host it was configured
+// for when a redirect leads elsewhere.
 func (c *Client) transport(host string) (*http.Transport, error) {
 	conf, configured := c.hosts[host]
 	key := ""
@@ -223,8 +223,8 @@ func (c *Client) transport(host string) (*http.Transport, error) {
 		DialContext:         c.dialer(host),
 		TLSClientConfig:     tlsConf,
 		TLSHandshakeTimeout: c.connect,
-		// Layers are fetched over several connections; HTTP/2 would put them on one,
-		// behind one congestion window. Leaving it out also leaves out its floods.
+		// Layers are fetched over several connections; HTTP/2 would put them on one, behind
+		// one congestion window. Leaving it out also leaves out its floods.
 		ForceAttemptHTTP2:   false,
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
 		DisableCompression:  true, // lengths and ranges count the stored bytes
@@ -245,8 +245,8 @@ func (c *Client) dialer(host string) dialFunc {
 	}
 	d := &net.Dialer{Timeout: c.connect, KeepAlive: 30 * time.Second}
 	if isLoopback(host) {
-		// What is said in clear because it stays on this machine must stay on it,
-		// whatever /etc/hosts makes of "localhost".
+		// What is said in clear because it stays on this machine must stay on it, whatever
+		// /etc/hosts makes of "localhost".
 		d.Control = loopbackOnly
 	}
 	return d.DialContext

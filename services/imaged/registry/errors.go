@@ -24,8 +24,8 @@ type problem struct {
 	reason string
 }
 
-// Every error of this package is one of these, or a context's end. Its text is one
-// complete sentence that names the image or the registry and holds no credentials; its hint is the
+// Every error of this package is one of these, or a context's end. Its text is one complete
+// sentence that names the image or the registry and holds no credentials; its hint is the
 // next step.
 var (
 	malformed       = problem{fault.InvalidArgument, "REFERENCE_MALFORMED"}
@@ -73,6 +73,15 @@ func validDigest(d digest.Digest) error {
 	return nil
 }
 
+// hopError is a connection that failed on the way of a redirect.
+type hopError struct {
+	host string
+	err  error
+}
+
+func (e *hopError) Error() string { return e.err.Error() }
+func (e *hopError) Unwrap() error { return e.err }
+
 // errStalled is the cause with which a watch cancels its request.
 var errStalled = errors.New("no progress")
 
@@ -85,6 +94,10 @@ func (c *Client) connectError(ctx context.Context, who string, err error) error 
 	var own *fault.Error
 	if errors.As(err, &own) {
 		return err
+	}
+	var hop *hopError
+	if errors.As(err, &hop) {
+		who = "storage host " + oneLine(hop.host) + " of " + who
 	}
 	// *url.Error prints the URL, and a storage URL's query is as good as a password.
 	var ue *url.Error

@@ -13,8 +13,8 @@ import (
 // maxJSONDepth is beyond what any manifest nests.
 const maxJSONDepth = 32
 
-// readObject returns the fields of a JSON object, by folded name, after making sure that no object in
-// it has two fields that encoding/json would take for one.
+// readObject returns the fields of a JSON object, by folded name, after making sure that no
+// object in it has two fields that encoding/json would take for one.
 func readObject(raw []byte) (map[string]json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
@@ -37,8 +37,8 @@ func readObject(raw []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// uniqueNames reads the rest of an object whose brace is gone. In a free-form object, such as
-// annotations, names that differ in case are different names.
+// uniqueNames reads the rest of an object whose brace is gone. In a free-form object, such
+// as annotations, names that differ in case are different names.
 func uniqueNames(dec *json.Decoder, freeForm bool, depth int) error {
 	seen := make(map[string]bool)
 	for dec.More() {
@@ -88,8 +88,8 @@ func uniqueValue(dec *json.Decoder, freeForm bool, depth int) error {
 	return err
 }
 
-// fold maps names that encoding/json matches to the same struct field to one name: it ignores case as
-// Unicode does, so that even "layer\u017f" with its long s is "layers".
+// fold maps names that encoding/json matches to the same struct field to one name: it
+// ignores case as Unicode does, so that even "layer\u017f" with its long s is "layers".
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r

@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Ping checks that host is a registry and that it accepts auth. A registry that asks nobody for a
-// login accepts any.
+// Ping checks that host is a registry and that it accepts auth. A registry that asks nobody
+// for a login accepts any.
 func (c *Client) Ping(ctx context.Context, host string, auth Auth) error {
 	_, err := c.Login(ctx, host, auth)
 	return err

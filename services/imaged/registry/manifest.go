@@ -84,8 +84,9 @@ func parseTarget(ref reference.Named) (target, error) {
 func pullScope(r repository) string { return "repository:" + r.path + ":pull" }
 func pushScope(r repository) string { return "repository:" + r.path + ":pull,push" }
 
-// Resolve asks what a tag or digest points at without fetching it, where the registry can say.
-// The descriptor's size and media type are the registry's word until Manifest confirms them.
+// Resolve asks what a tag or digest points at without fetching it, where the registry can
+// say. The descriptor's size and media type are the registry's word until Manifest confirms
+// them.
 func (c *Client) Resolve(ctx context.Context, ref reference.Named, auth Auth) (ocispec.Descriptor, error) {
 	t, err := parseTarget(ref)
 	if err != nil {
@@ -133,8 +134,8 @@ func (c *Client) resolveByGet(ctx context.Context, t target, from repository, au
 }
 
 // Manifest fetches the manifest or index that ref points at. The bytes are returned as they
-// came, as their digest is the image's name; they have been checked against that
-// digest, and to be one JSON document of the media type in the descriptor.
+// came, as their digest is the image's name; they have been checked against that digest,
+// and to be one JSON document of the media type in the descriptor.
 func (c *Client) Manifest(ctx context.Context, ref reference.Named, auth Auth) ([]byte, ocispec.Descriptor, error) {
 	t, err := parseTarget(ref)
 	if err != nil {
@@ -222,11 +223,12 @@ func mediaType(resp *response) string {
 }
 
 // CheckManifest makes sure that raw means one thing only, and returns its media type.
-// declared is what came with it (Content-Type, or a descriptor's mediaType) and may be empty.
+// declared is what came with it (Content-Type, or a descriptor's mediaType) and may be
+// empty.
 //
-// One digest can be read as manifest or as index, depending on who reads (CVE-2021-41190), so
-// the two must not mix, the document's own mediaType must agree with the declared one, and
-// no name may occur twice in an object: parsers differ in which of the two they take.
+// One digest can be read as manifest or as index, depending on who reads (CVE-2021-41190),
+// so the two must not mix, the document's own mediaType must agree with the declared one,
+// and no name may occur twice in an object: parsers differ in which of the two they take.
 func CheckManifest(raw []byte, declared string) (string, error) {
 	if len(raw) > MaxManifestBytes {
 		return "", tooLarge.errorf("manifest has %d bytes, more than %d MiB", len(raw), MaxManifestBytes>>20)

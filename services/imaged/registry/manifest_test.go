@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -66,7 +67,7 @@ func TestS15CheckManifest(t *testing.T) {
 
 func TestS14HugeManifest(t *testing.T) {
 	for name, declare := range map[string]bool{"declared": true, "streamed": false} {
-		var sent int64
+		var sent atomic.Int64
 		c := blobWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 			rw.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
 			if declare {
@@ -76,7 +77,8 @@ func TestS14HugeManifest(t *testing.T) {
 				return
 			}
 			b := []byte(strings.Repeat(" ", 64<<10))
-			for sent = 0; sent < 10<<30; sent += int64(len(b)) {
+			for sent.Load() < 10<<30 {
+				sent.Add(int64(len(b)))
 				if _, err := rw.Write(b); err != nil {
 					return
 				}
@@ -86,7 +88,7 @@ func TestS14HugeManifest(t *testing.T) {
 		wantError(t, err, fault.ResourceExhausted, "more than 4 MiB")
 		_, err = c.Resolve(t.Context(), named(t, regHost+"/team/web:v1"), Auth{})
 		wantError(t, err, fault.ResourceExhausted, "more than 4 MiB")
-		if sent > 64<<20 {
+		if sent := sent.Load(); sent > 64<<20 {
 			t.Errorf("%s: %d bytes were taken", name, sent)
 		}
 	}

@@ -20,8 +20,8 @@ func parseMirror(base string) (site, error) {
 		u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
 		return site{}, invalid("mirror %q: want https://host or https://host:port", redactURL(base))
 	}
-	// The domain of a reference is what a host may look like; a dot or port in it is
-	// not needed here, so it is borrowed a port.
+	// The domain of a reference is what a host may look like; a dot or port in it is not
+	// needed here, so it is borrowed a port.
 	host := u.Host
 	if u.Port() == "" {
 		host += ":1"
@@ -32,7 +32,8 @@ func parseMirror(base string) (site, error) {
 	return site{name: u.Host, host: u.Host, scheme: u.Scheme}, nil
 }
 
-// redactURL keeps a password in a URL's userinfo out of messages, even if it does not parse.
+// redactURL keeps a password in a URL's userinfo out of messages, even if it does not
+// parse.
 func redactURL(s string) string {
 	if u, err := url.Parse(s); err == nil {
 		u.RawQuery = ""

@@ -16,11 +16,11 @@ import (
 // a round trip is cheaper than sending it to be refused.
 const expectContinueAbove = 1 << 20
 
-// PushBlob makes sure a repository has a blob. It reports skipped if nothing had to be sent,
-// because the blob was there or could be mounted from repository mountFrom of the same
-// registry (a path such as "library/nginx"; may be empty). open yields the blob from its start and may be
-// called again for a retry, after which progress, which may be nil and is called from another
-// goroutine, counts from zero again.
+// PushBlob makes sure a repository has a blob. It reports skipped if nothing had to be
+// sent, because the blob was there or could be mounted from repository mountFrom of the
+// same registry (a path such as "library/nginx"; may be empty). open yields the blob from
+// its start and may be called again for a retry, after which progress, which may be nil and
+// is called from another goroutine, counts from zero again.
 func (c *Client) PushBlob(ctx context.Context, repo reference.Named, desc ocispec.Descriptor, open func() (io.ReadCloser, error), mountFrom string, auth Auth, progress func(sent int64)) (skipped bool, err error) {
 	rp, err := parseRepository(repo)
 	if err != nil {
@@ -65,7 +65,8 @@ func (p *blobPush) request(ctx context.Context, method, path string) (*request, 
 	return r, err
 }
 
-// exists asks whether the repository has the blob. A registry that cannot say is taken to say no.
+// exists asks whether the repository has the blob. A registry that cannot say is taken to
+// say no.
 func (p *blobPush) exists(ctx context.Context) (bool, error) {
 	r, err := p.request(ctx, http.MethodHead, p.desc.Digest.String())
 	if err != nil {
@@ -119,8 +120,8 @@ func (p *blobPush) begin(ctx context.Context, mountFrom string) (*url.URL, error
 	return nil, r.statusError(resp)
 }
 
-// put sends the blob in one request to the session at location. A session does not survive a
-// failed request, so each retry begins another.
+// put sends the blob in one request to the session at location. A session does not survive
+// a failed request, so each retry begins another.
 func (p *blobPush) put(ctx context.Context, location *url.URL, open func() (io.ReadCloser, error), progress func(int64)) error {
 	r, err := p.request(ctx, http.MethodPut, "uploads/")
 	if err != nil {
@@ -168,9 +169,9 @@ func (r *request) checkStored(resp *response, want digest.Digest) error {
 	return r.checkAnsweredDigest(answered, want)
 }
 
-// PushManifest stores a manifest or index under ref's tag, or under its digest, which then has to be
-// that of raw. The blobs and manifests it names must be there already. It returns the
-// digest of raw.
+// PushManifest stores a manifest or index under ref's tag, or under its digest, which then
+// has to be that of raw. The blobs and manifests it names must be there already. It returns
+// the digest of raw.
 func (c *Client) PushManifest(ctx context.Context, ref reference.Named, mediaType string, raw []byte, auth Auth) (digest.Digest, error) {
 	t, err := parseTarget(ref)
 	if err != nil {

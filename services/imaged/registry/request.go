@@ -90,8 +90,8 @@ func (c *Client) do(ctx context.Context, r *request) (*response, error) {
 	return c.retry(ctx, r, c.authorized)
 }
 
-// authorized sends r once or, if the registry asks for authorization, twice. A second
-// 401 is final: that is what ends a 401 loop.
+// authorized sends r once or, if the registry asks for authorization, twice. A second 401
+// is final: that is what ends a 401 loop.
 func (c *Client) authorized(ctx context.Context, r *request) (*response, error) {
 	g := c.grants.get(grantKey{origin: origin(r.url), scopes: strings.Join(r.scopes, " "), caller: r.auth.fingerprint()})
 	if r.identity != nil {
@@ -192,8 +192,8 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// exchange sends r once and follows redirects of GET and HEAD. Authorization is dropped at the
-// first redirect to another origin and never picked up again.
+// exchange sends r once and follows redirects of GET and HEAD. Authorization is dropped at
+// the first redirect to another origin and never picked up again.
 func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 	ctx, w := newWatch(ctx, c.stall)
 	u, header, left := r.url, r.header.Clone(), false
@@ -202,6 +202,9 @@ func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 		resp, err := c.roundTrip(ctx, w, r, u, header)
 		if err != nil {
 			w.end()
+			if u != r.url {
+				err = &hopError{host: u.Host, err: err}
+			}
 			return nil, err
 		}
 		if r.open != nil || !isRedirect(resp.StatusCode) {

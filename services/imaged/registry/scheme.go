@@ -48,10 +48,10 @@ func (c *Client) forget(s site) {
 	delete(c.clear, s.host)
 }
 
-// speaksClear greets a registry in TLS and tells whether the reply was HTTP, which
-// is what HTTP servers send to a greeting they cannot read. Anything else, a broken-off
-// handshake included, is left for https to succeed or fail with. Certificates do not
-// matter here: nothing is sent, and the real connection checks them.
+// speaksClear greets a registry in TLS and tells whether the reply was HTTP, which is what
+// HTTP servers send to a greeting they cannot read. Anything else, a broken-off handshake
+// included, is left for https to succeed or fail with. Certificates do not matter here:
+// nothing is sent, and the real connection checks them.
 func (c *Client) speaksClear(ctx context.Context, host string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.connect)
 	defer cancel()

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Secret is text that prints as *** in every format, JSON included.
-// Convert with string(s) only where the wire needs it.
+// Secret is text that prints as *** in every format, JSON included. Convert with string(s)
+// only where the wire needs it.
 type Secret string
 
 const hidden = "***"
@@ -27,8 +27,8 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Auth is who a call is made as. The zero value is anonymous.
 //
 // IdentityToken is a refresh token that the token server trades for access tokens;
-// RegistryToken is an access token, sent as it is. With both absent, Username and
-// Password serve Basic authentication and token requests.
+// RegistryToken is an access token, sent as it is. With both absent, Username and Password
+// serve Basic authentication and token requests.
 type Auth struct {
 	Username      string
 	Password      Secret
@@ -53,8 +53,9 @@ func (a Auth) fingerprint() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// scrub removes a's secrets, and a token derived from them, from text that came from outside.
-// A registry that echoes a request into its error message must not put them into a log.
+// scrub removes a's secrets, and a token derived from them, from text that came from
+// outside. A registry that echoes a request into its error message must not put them into a
+// log.
 func (a Auth) scrub(text, authorization string) string {
 	_, sent, _ := strings.Cut(authorization, " ")
 	for _, s := range []string{sent, string(a.Password), string(a.IdentityToken), string(a.RegistryToken)} {

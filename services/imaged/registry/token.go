@@ -24,8 +24,8 @@ const (
 	maxGrants = 1024
 )
 
-// grantKey is what a token is good for. The caller's credentials are part of
-// it: one person's token never serves another.
+// grantKey is what a token is good for. The caller's credentials are part of it: one
+// person's token never serves another.
 type grantKey struct {
 	origin string
 	scopes string
@@ -78,7 +78,8 @@ func (g *grant) valid(now time.Time) bool {
 }
 
 // current returns the Authorization to try first: the cached one, a fresh one if that has
-// expired, none if this registry has not asked yet.
+// expired, none if this registry has not asked yet. If the old challenge cannot be answered
+// any more it is forgotten, as the registry may by now ask differently or not at all.
 func (c *Client) current(ctx context.Context, g *grant, r *request) (string, error) {
 	if err := g.lock(ctx); err != nil {
 		return "", err
@@ -87,11 +88,15 @@ func (c *Client) current(ctx context.Context, g *grant, r *request) (string, err
 	if g.valid(time.Now()) || g.challenge == nil {
 		return g.header, nil
 	}
-	return g.header, c.fill(ctx, g, r)
+	if err := c.fill(ctx, g, r); err != nil {
+		g.challenge = nil
+		return "", ctx.Err()
+	}
+	return g.header, nil
 }
 
-// renew answers a 401 that came in spite of the Authorization sent. If another call
-// has renewed the grant meanwhile, its result is taken.
+// renew answers a 401 that came in spite of the Authorization sent. If another call has
+// renewed the grant meanwhile, its result is taken.
 func (c *Client) renew(ctx context.Context, g *grant, r *request, sent string, offered []challenge) (string, error) {
 	if err := g.lock(ctx); err != nil {
 		return "", err
@@ -105,8 +110,11 @@ func (c *Client) renew(ctx context.Context, g *grant, r *request, sent string, o
 		return "", r.fail(unsupported, "registry "+r.site.name+" asks for a kind of login that is not supported", "Basic and Bearer are")
 	}
 	g.challenge = chosen
-	err := c.fill(ctx, g, r)
-	return g.header, err
+	if err := c.fill(ctx, g, r); err != nil {
+		g.challenge = nil
+		return "", err
+	}
+	return g.header, nil
 }
 
 // choose prefers a token, which says less about its owner than a password does.

@@ -99,8 +99,8 @@ func TestF19SlowReaderIsNotAStall(t *testing.T) {
 	}
 }
 
-// TestF19ResumeByRange: a registry closes the connection every so often; each time the download goes on
-// where it broke off.
+// TestF19ResumeByRange: a registry closes the connection every so often; each time the
+// download goes on where it broke off.
 func TestF19ResumeByRange(t *testing.T) {
 	blob, desc := randomBlob(t, 100_000)
 	fake := newFake(blob)
@@ -362,6 +362,15 @@ func TestF21RedirectLoopEnds(t *testing.T) {
 	}
 }
 
+func TestRedirectToADeadHost(t *testing.T) {
+	_, desc := randomBlob(t, 100)
+	w := blobWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		http.Redirect(rw, r, "https://cdn.test/blob?sig="+marker, http.StatusFound)
+	})
+	_, err := w.client().Blob(t.Context(), named(t, regHost+"/team/web"), desc, 0, Auth{})
+	wantError(t, err, fault.Unavailable, "connect to storage host cdn.test of registry "+regHost+": no such host")
+}
+
 func TestCancelEndsEverything(t *testing.T) {
 	blob, desc := randomBlob(t, 100_000)
 	w := blobWorld(t, func(rw http.ResponseWriter, r *http.Request) {
@@ -384,7 +393,8 @@ func TestCancelEndsEverything(t *testing.T) {
 	}
 }
 
-// TestPushRetriesWithAFreshSession: a registry loses the first session; the second one gets the whole blob.
+// TestPushRetriesWithAFreshSession: a registry loses the first session; the second one gets
+// the whole blob.
 func TestPushRetriesWithAFreshSession(t *testing.T) {
 	blob, desc := randomBlob(t, 50_000)
 	var sessions, puts int
@@ -440,10 +450,15 @@ func TestPushSourceFails(t *testing.T) {
 		"short": opener([]byte("abc")),
 	} {
 		_, err := w.client().PushBlob(t.Context(), repo, desc, open, "", Auth{}, nil)
-		if err == nil || name != "short" && !errors.Is(err, broken) {
-			t.Errorf("%s: %v", name, err)
+		switch name {
+		case "short":
+			wantError(t, err, fault.Internal, "read what is to be sent: it ends after 3 of 50000 bytes")
+		default:
+			wantError(t, err, fault.Internal, name+" what is to be sent: disk on fire")
+			if !errors.Is(err, broken) {
+				t.Errorf("%s: the cause is lost", name)
+			}
 		}
-		t.Log(err)
 	}
 }
 

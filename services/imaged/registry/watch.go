@@ -2,22 +2,27 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 )
 
 const (
-	// minProgress is how much a transfer must move per stall window; less, such as a byte
-	// a second, is a stall with extra steps.
+	// minProgress is how much a transfer must move per stall window; less, such as a byte a
+	// second, is a stall with extra steps.
 	minProgress = 1 << 10
-	// commitFactor stretches the window once an upload is complete: the registry now
-	// hashes and stores all of it before it answers.
+	// commitFactor stretches the window once an upload is complete: the registry now hashes
+	// and stores all of it before it answers.
 	commitFactor = 5
 )
 
-// watch cancels a request that makes no progress. It runs only while the network is waited
-// for: a reader that takes its time over the disk is not the registry's fault.
+// watch cancels a request that makes no progress. Its clock runs only while the network is
+// waited for: a reader that takes its time over the disk is not the registry's fault.
+//
+// Reads are many and stalls are rare, so a read only notes the time; the timer fires once a
+// window, looks at the notes and sets itself to the earliest moment at which there could be
+// a stall.
 type watch struct {
 	cancel context.CancelCauseFunc
 	window time.Duration
@@ -25,32 +30,49 @@ type watch struct {
 
 	mu    sync.Mutex
 	left  time.Duration // of the window
-	since time.Time     // of resume
+	since time.Time     // when the clock was started; zero while it is stopped
 	moved int           // bytes in this window
+	ended bool
 }
 
-// newWatch returns a paused watch and the context it cancels, with errStalled as cause.
+// newWatch returns a watch whose clock stands, and the context it cancels with errStalled
+// as cause.
 func newWatch(ctx context.Context, window time.Duration) (context.Context, *watch) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{cancel: cancel, window: window, left: window}
-	w.timer = time.AfterFunc(window, func() { cancel(errStalled) })
-	w.timer.Stop()
+	w.mu.Lock() // look needs w.timer
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(window, w.look)
 	return ctx, w
 }
 
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.ended:
+	case w.since.IsZero():
+		w.timer.Reset(max(w.left, w.window/16))
+	case time.Since(w.since) >= w.left:
+		w.cancel(errStalled)
+	default:
+		w.timer.Reset(w.left - time.Since(w.since))
+	}
+}
+
+// resume starts the clock.
 func (w *watch) resume() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.since = time.Now()
-	w.timer.Reset(w.left)
 }
 
 // pause stops the clock after n bytes have come in.
 func (w *watch) pause(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer.Stop()
 	w.left -= time.Since(w.since)
+	w.since = time.Time{}
 	w.count(n)
 }
 
@@ -58,9 +80,8 @@ func (w *watch) pause(n int) {
 func (w *watch) feed(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.count(n) {
+	if w.count(n) && !w.since.IsZero() { // an early answer stops the clock before the body's end
 		w.since = time.Now()
-		w.timer.Reset(w.left)
 	}
 }
 
@@ -68,8 +89,10 @@ func (w *watch) feed(n int) {
 func (w *watch) sentAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.left, w.since = commitFactor*w.window, time.Now()
-	w.timer.Reset(w.left)
+	w.left = commitFactor * w.window
+	if !w.since.IsZero() {
+		w.since = time.Now()
+	}
 }
 
 // count opens a new window once enough has moved.
@@ -83,6 +106,9 @@ func (w *watch) count(n int) bool {
 }
 
 func (w *watch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
 	w.timer.Stop()
 	w.cancel(nil)
 }
@@ -111,7 +137,8 @@ func (b *watchedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// upload is a request's body. The transport reads and closes it from a goroutine of its own.
+// upload is a request's body. The transport reads and closes it from a goroutine of its
+// own.
 type upload struct {
 	io.ReadCloser
 	watch    *watch
@@ -128,7 +155,10 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	u.sent += int64(n)
 	sent := u.sent
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF && sent < u.size:
+		u.err = fmt.Errorf("it ends after %d of %d bytes", sent, u.size)
+	case err != nil && err != io.EOF:
 		u.err = err
 	}
 	u.mu.Unlock()

@@ -32,8 +32,8 @@ const (
 
 var markerAuth = Auth{Username: "alice", Password: markerPass}
 
-// world is a small internet of servers with names, all behind one client's dialer. It records
-// who was sent what.
+// world is a small internet of servers with names, all behind one client's dialer. It
+// records who was sent what.
 type world struct {
 	t      *testing.T
 	ca     *registrytest.CA
@@ -66,7 +66,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// serve makes a server for an origin such as https://registry.test or http://plain.test:5000.
+// serve makes a server for an origin such as https://registry.test or
+// http://plain.test:5000.
 func (w *world) serve(at string, h http.HandlerFunc) {
 	w.t.Helper()
 	u, err := url.Parse(at)
