@@ -1,0 +1,261 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
+	"berth/services/apid/job"
+)
+
+type (
+	runClient = grpc.BidiStreamingServer[apiv1.RunRequest, apiv1.RunResponse]
+	runExecd  = grpc.BidiStreamingClient[execv1.RunRequest, execv1.RunResponse]
+)
+
+// run is one `berth run`.
+//
+// The job ends when the container has started: then the work is done, and what
+// follows is a conversation between the client and its container. Until then
+// the client's leaving, a cancelled job and a failure all mean the same: undo.
+type run struct {
+	engine    *Engine
+	client    runClient
+	open      *apiv1.RunRequest_Open
+	container container
+	network   []string // warnings
+
+	launched bool // execd may know the container
+	started  bool // execd has said that it runs
+	// release lets the conversation go on when the job's context ends; false
+	// if it has ended already.
+	release func() bool
+}
+
+// Run is ContainerService.Run.
+func (s *Containers) Run(client runClient) error {
+	first, err := client.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil {
+		return fault.InvalidArgument.Errorf("OPEN_EXPECTED", "the first message of Run must be open")
+	}
+	if err := checkSpec(open.Spec); err != nil {
+		return err
+	}
+	e := s.Engine
+	j, ctx, err := e.Jobs.Begin(client.Context(), spec(client.Context(), "run", open.Spec.Image))
+	if err != nil {
+		return err
+	}
+	client.SetHeader(metadata.Pairs(JobIDHeader, j.ID()))
+	r := &run{
+		engine:    e,
+		client:    client,
+		open:      open,
+		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j},
+	}
+	made := e.making.add(r.container.id)
+	err = r.do(ctx)
+	if err != nil && !r.started {
+		e.abandon(ctx, r.container, r.launched)
+	}
+	made()
+	err = because(ctx, err)
+	j.End(r.container.id, err) // counts only if the container has not started
+	return err
+}
+
+func (r *run) do(ctx context.Context) error {
+	e, c := r.engine, r.container
+	p, err := r.allocate(ctx)
+	if err != nil {
+		return err
+	}
+	r.network = p.network.GetWarnings()
+	if err := pointAllocated.Hit(); err != nil {
+		return err
+	}
+	attach := r.open.Attach
+	switch {
+	case r.open.Detach:
+		attach = nil
+	case attach == nil:
+		attach = new(apiv1.AttachOptions) // wait for the exit
+	}
+
+	// Until the start the conversation ends with the job, then with the client.
+	talk, hangUp := context.WithCancelCause(r.client.Context())
+	defer hangUp(nil)
+	r.release = context.AfterFunc(ctx, func() { hangUp(context.Cause(ctx)) })
+	defer r.release()
+
+	r.launched = true
+	begin := time.Now()
+	execd, err := e.Backends.Launch().Run(talk)
+	if err != nil {
+		return err
+	}
+	err = execd.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: &execv1.RunRequest_Open{
+		Create: &execv1.CreateRequest{
+			Id:        c.id,
+			Spec:      c.spec,
+			Rootfs:    p.rootfs,
+			CreatedBy: createdBy(ctx),
+		},
+		Network: p.network,
+		Attach:  attach,
+	}}})
+	if err != nil && !errors.Is(err, io.EOF) { // EOF: Recv has the reason
+		return err
+	}
+	go relayInput(r.client, execd)
+	return r.relayOutput(execd, begin)
+}
+
+// allocate shows the client the progress of a pull meanwhile.
+func (r *run) allocate(ctx context.Context) (parts, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	following := make(chan struct{})
+	stop, stopFollowing := context.WithCancel(ctx)
+	go func() {
+		defer close(following)
+		err := r.container.job.Follow(stop, func(p *apiv1.JobProgress) error {
+			return r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Progress{Progress: p}})
+		})
+		if err != nil && stop.Err() == nil {
+			cancel(err)
+		}
+	}()
+	p, err := r.engine.allocate(ctx, r.container)
+	stopFollowing()
+	<-following // one goroutine at a time may send
+	return p, err
+}
+
+// relayInput copies the client's messages to execd until either is done. There
+// is no buffer: the client can send only as fast as the container reads. It
+// ends with the client's stream, when Run returns.
+func relayInput(client runClient, execd runExecd) {
+	for {
+		m, err := client.Recv()
+		if err != nil {
+			execd.CloseSend() // if the client is gone, its context tells execd
+			return
+		}
+		var out execv1.RunRequest
+		switch in := m.Message.(type) {
+		case *apiv1.RunRequest_Stdin:
+			out.Message = &execv1.RunRequest_Stdin{Stdin: in.Stdin}
+		case *apiv1.RunRequest_Resize:
+			out.Message = &execv1.RunRequest_Resize{Resize: in.Resize}
+		case *apiv1.RunRequest_Signal:
+			out.Message = &execv1.RunRequest_Signal{Signal: in.Signal}
+		default:
+			continue
+		}
+		if execd.Send(&out) != nil {
+			return
+		}
+	}
+}
+
+// relayOutput copies execd's messages to the client until the exit or the end.
+func (r *run) relayOutput(execd runExecd, begin time.Time) error {
+	for {
+		m, err := execd.Recv()
+		if err != nil {
+			return r.executorLeft(err)
+		}
+		switch m := m.Message.(type) {
+		case *execv1.RunResponse_Created:
+			r.container.job.Target(m.Created.Name)
+			err = r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Created_{Created: &apiv1.RunResponse_Created{
+				Id: r.container.id, Name: m.Created.Name, Warnings: append(r.network, m.Created.Warnings...),
+			}}})
+		case *execv1.RunResponse_Started:
+			err = r.hasStarted(m.Started, begin)
+		case *execv1.RunResponse_Output:
+			err = r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Output{Output: m.Output}})
+		case *execv1.RunResponse_Exited:
+			return r.hasExited(m.Exited)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// hasStarted ends the job: from now on the container goes on whoever leaves.
+func (r *run) hasStarted(m *execv1.StartResponse, begin time.Time) error {
+	j := r.container.job
+	if err := pointLaunched.Hit(); err != nil {
+		return err
+	}
+	if !r.release() {
+		return context.Canceled // cancelled this very moment: undo
+	}
+	r.started = true
+	j.Note("execd run", "execd", begin)
+	j.End(r.container.id, nil)
+	var out apiv1.RunResponse_Started
+	if r.open.Trace {
+		out.Trace = launchTrace(j, m.Trace, begin)
+	}
+	return r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Started_{Started: &out}})
+}
+
+// launchTrace is the job's steps followed by execd's, which count from begin,
+// on the job's clock.
+func launchTrace(j *job.Job, execd []*apiv1.TraceStep, begin time.Time) []*apiv1.TraceStep {
+	trace := j.Trace()
+	for _, s := range execd {
+		trace = append(trace, &apiv1.TraceStep{
+			Name:     s.Name,
+			Offset:   durationpb.New(begin.Sub(j.Begun()) + s.Offset.AsDuration()),
+			Duration: s.Duration,
+		})
+	}
+	return trace
+}
+
+// hasExited frees name and ports, then tells the client, then removes the rest.
+func (r *run) hasExited(exit *apiv1.ExitStatus) error {
+	ctx, cancel := lasting(r.client.Context())
+	defer cancel()
+	if err := pointExitSeen.Hit(); err != nil {
+		return err
+	}
+	r.engine.settleRun(ctx, r.container)
+	return r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Exited{Exited: exit}})
+}
+
+// executorLeft is the end of execd's stream before an exit.
+func (r *run) executorLeft(err error) error {
+	switch {
+	case errors.Is(err, io.EOF) && r.started && r.open.Detach:
+		return nil
+	case errors.Is(err, io.EOF):
+		err = fault.Internal.Errorf("STREAM_CUT", "execd ended the stream early")
+	}
+	if !r.started {
+		return err
+	}
+	if fault.HintOf(err) != "" {
+		return fmt.Errorf("attached to %s: %w", r.container.id[:12], err)
+	}
+	return fault.KindOf(err).Errorf("ATTACH_LOST", "attached to %s: %w", r.container.id[:12], err).
+		Hint("the container goes on; see it with: berth logs -f %s", r.container.id[:12])
+}
