@@ -40,8 +40,8 @@ func (g *Group) Frozen() (bool, error) {
 	return text == "1" || text == "FROZEN" || text == "FREEZING", err
 }
 
-// freezer finds the file that freezes: that of v1 if there is one, for on a hybrid host only the v1 group is
-// sure to hold all processes.
+// freezer finds the file that freezes: that of v1 if there is one, for on a hybrid host the v1 group is surer to
+// hold all processes.
 func (g *Group) freezer() (t *tree, file string, err error) {
 	if g.name == self {
 		return nil, "", errSelf
@@ -49,8 +49,7 @@ func (g *Group) freezer() (t *tree, file string, err error) {
 	if t, err := g.parent.find("freezer", "freeze"); err == nil {
 		return t, g.name + "/freezer.state", nil
 	}
-	t = g.parent.unified()
-	if t == nil || len(g.parent.trees) > 1 {
+	if t = g.parent.unified(); t == nil {
 		_, err := g.parent.find("freezer", "freeze")
 		return nil, "", err
 	}

@@ -193,11 +193,16 @@ func (g *Group) FD() (int, error) {
 	return g.directory()
 }
 
-// LateJoin reports whether neither Enter nor FD gets a child into the group: on pure v2 before Linux 5.7. The
-// launcher then calls AddProcess after it has forked, and before the child runs what is to be limited. On a
-// hybrid host of that age the v2 tree limits nothing, and may be left out.
+// LateJoin reports whether neither Enter nor FD gets a child to where the controllers are: on v2 before Linux
+// 5.7. The launcher then calls AddProcess after it has forked, and before the child runs what is to be limited.
+// Beside v1 controllers a v2 tree of that age limits nothing, and may be left out.
 func (g *Group) LateJoin() bool {
-	return len(g.parent.trees) == 1 && g.parent.unified() != nil && !cloneInto()
+	for i := range g.parent.trees {
+		if t := &g.parent.trees[i]; !t.V2 && len(t.Controllers) > 0 {
+			return false
+		}
+	}
+	return !cloneInto()
 }
 
 // directory is the v2 directory, opened once; -1 without a v2 tree.

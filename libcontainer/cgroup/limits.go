@@ -17,10 +17,10 @@ type setting struct {
 	value string
 	field string // of Resources, for errors
 
-	optional bool   // the file may be missing from this kernel
-	instead  string // another name of the file, tried first and passed over when missing
-	first    string // its value
-	apply    func(*Group) error
+	optional bool               // the file may be missing from this kernel
+	instead  string             // another name of the file, tried first and passed over when missing
+	first    string             // its value
+	apply    func(*Group) error // does it instead, where one write is not all
 }
 
 // plan turns limits into the writes that this host needs, in order. It asks for a controller only if a limit
@@ -78,7 +78,7 @@ func (b *planner) memory(m *Memory) {
 func (b *planner) memoryV1(t *tree, m *Memory) {
 	if m.Limit != 0 {
 		swap, asked := m.swap()
-		b.add(setting{tree: t, field: "memory.limit", apply: func(g *Group) error {
+		b.add(setting{tree: t, field: "memory.limit", value: itoa(m.Limit), apply: func(g *Group) error {
 			return t.setMemory(g.name, m.Limit, swap, asked)
 		}})
 	}
@@ -178,7 +178,7 @@ func (b *planner) cpu(c *CPU) {
 		if c.Quota != 0 {
 			b.add(setting{tree: t, file: "cpu.max", value: limitOrMax(c.Quota) + " " + period, field: "cpu.quota"})
 		} else if c.Period != 0 {
-			b.add(setting{tree: t, field: "cpu.period", apply: func(g *Group) error { return t.setPeriod(g.name, period) }})
+			b.add(setting{tree: t, field: "cpu.period", value: period, apply: func(g *Group) error { return t.setPeriod(g.name, period) }})
 		}
 		return
 	}

@@ -706,6 +706,48 @@ func TestAddProcessToDelegating(t *testing.T) {
 	}
 }
 
+// A Parent serves many launches at once.
+func TestConcurrentUse(t *testing.T) {
+	l, p, _ := testParent(t)
+	errs := make(chan error)
+	const workers = 8
+	for w := range workers {
+		go func() {
+			errs <- func() error {
+				for i := range 5 {
+					g, err := p.Create(fmt.Sprintf("c%d-%d", w, i), Resources{Pids: int64(10 + w)})
+					if err != nil {
+						return err
+					}
+					cmd := exec.Command("/bin/cat")
+					stdin, _ := cmd.StdinPipe()
+					if err := tryStart(l, g, cmd); err != nil {
+						return err
+					}
+					pids, err := g.Procs()
+					if err != nil || !slices.Equal(pids, []int{cmd.Process.Pid}) {
+						return fmt.Errorf("Procs: %v, %v; want %d", pids, err, cmd.Process.Pid)
+					}
+					if s, err := g.Stats(); err != nil || s.Pids.Limit != uint64(10+w) {
+						return fmt.Errorf("Stats: %+v, %v", s.Pids, err)
+					}
+					stdin.Close()
+					cmd.Wait()
+					if err := errors.Join(g.Delete(), g.Close()); err != nil {
+						return err
+					}
+				}
+				return nil
+			}()
+		}()
+	}
+	for range workers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A v2 parent whose own parent holds processes gets no controllers, and the error says why.
 func TestParentBesideProcesses(t *testing.T) {
 	l, p, path := testParent(t)
@@ -890,6 +932,7 @@ func BenchmarkAddProcess(b *testing.B) {
 		if err := cmd.Start(); err != nil {
 			b.Fatal(err)
 		}
+		time.Sleep(100 * time.Millisecond) // as on a host that is not starting containers all the time
 		b.StartTimer()
 		if err := g.AddProcess(cmd.Process.Pid); err != nil {
 			b.Fatal(err)
