@@ -14,6 +14,7 @@ import (
 // command's usage line after its name says what it takes.
 func completeNames(a *app, c *cobra.Command) {
 	for _, sub := range c.Commands() {
+		sub.DisableFlagsInUseLine = true // the usage lines say [OPTIONS] themselves
 		completeNames(a, sub)
 		if sub.ValidArgsFunction != nil || sub.HasSubCommands() {
 			continue

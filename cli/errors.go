@@ -29,13 +29,13 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) 
 type userError struct {
 	text string
 	hint string
-	code int
+	code int // 0: the command's usual one
 }
 
 func (e *userError) Error() string { return e.text }
 
 func usagef(hint, format string, args ...any) error {
-	return &userError{text: fmt.Sprintf(format, args...), hint: hint, code: exitEngine}
+	return &userError{text: fmt.Sprintf(format, args...), hint: hint}
 }
 
 // failed marks an error of a command that runs nothing inside a container: exit code 1, as Docker does.
