@@ -39,6 +39,8 @@ const htpasswd = User + ":$2b$05$9Gb9hhPvd50mDH1YKmGOsuqeBftV5FYXSW9O1WkXAW.McJU
 type Options struct {
 	Auth bool // ask for User and Password (HTTP Basic)
 	TLS  bool // speak https, with a certificate of a CA made for this registry
+	// ClientCA is the file of a CA; with it and TLS, clients need a certificate of that CA.
+	ClientCA string
 	// Extra is appended to the registry's YAML configuration as it is.
 	Extra string
 }
@@ -159,7 +161,10 @@ func (r *Registry) configure(o Options, dir, addr string) {
 			r.write(cert, certPEM)
 			r.write(key, keyPEM)
 		}
-		fmt.Fprintf(&c, "  tls: {certificate: %q, key: %q}\n", cert, key)
+		fmt.Fprintf(&c, "  tls:\n    certificate: %q\n    key: %q\n", cert, key)
+		if o.ClientCA != "" {
+			fmt.Fprintf(&c, "    clientcas: [%q]\n", o.ClientCA)
+		}
 	}
 	c.WriteString(o.Extra)
 	r.write(r.config, []byte(c.String()))

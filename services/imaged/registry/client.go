@@ -3,13 +3,10 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +21,10 @@ type Options struct {
 	// Hosts holds what differs from the defaults, by registry as references name it:
 	// "docker.io", "registry.example:5000".
 	Hosts map[string]Host
+	// CertsDir holds certificates by registry, as /etc/docker/certs.d does: a folder named
+	// host or host:port with CAs in *.crt and a client's pair in NAME.cert and NAME.key.
+	// They add to Hosts. Empty for none.
+	CertsDir string
 	// UserAgent is sent with every request; "berth" if empty.
 	UserAgent string
 	// ConnectTimeout bounds TCP connect and TLS handshake, each; 10 s if zero.
@@ -53,6 +54,7 @@ type Host struct {
 // Client talks to registries. It is safe for concurrent use.
 type Client struct {
 	hosts     map[string]Host // by dialled host
+	certsDir  string
 	userAgent string
 	connect   time.Duration
 	stall     time.Duration
@@ -77,6 +79,7 @@ type dialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 func New(o Options) *Client {
 	c := &Client{
 		hosts:      make(map[string]Host, len(o.Hosts)),
+		certsDir:   o.CertsDir,
 		userAgent:  o.UserAgent,
 		connect:    o.ConnectTimeout,
 		stall:      o.StallTimeout,
@@ -201,8 +204,12 @@ func hostname(host string) string {
 // for when a redirect leads elsewhere.
 func (c *Client) transport(host string) (*http.Transport, error) {
 	conf, configured := c.hosts[host]
+	certified, err := c.addCerts(&conf, host)
+	if err != nil {
+		return nil, err
+	}
 	key := ""
-	if configured || isLoopback(host) {
+	if configured || certified || isLoopback(host) {
 		key = host
 	}
 	c.mu.Lock()
@@ -250,34 +257,6 @@ func (c *Client) dialer(host string) dialFunc {
 		d.Control = loopbackOnly
 	}
 	return d.DialContext
-}
-
-func tlsConfig(h Host) (*tls.Config, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: h.Insecure}
-	if len(h.CAFiles) > 0 {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		for _, file := range h.CAFiles {
-			pem, err := os.ReadFile(file)
-			if err != nil {
-				return nil, fmt.Errorf("read CA file: %w", err)
-			}
-			if !pool.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("CA file %s holds no PEM certificate", file)
-			}
-		}
-		conf.RootCAs = pool
-	}
-	if h.ClientCert != "" || h.ClientKey != "" {
-		cert, err := tls.LoadX509KeyPair(h.ClientCert, h.ClientKey)
-		if err != nil {
-			return nil, fmt.Errorf("load client certificate %s: %w", h.ClientCert, err)
-		}
-		conf.Certificates = []tls.Certificate{cert}
-	}
-	return conf, nil
 }
 
 var errNotLoopback = errors.New("address is not on the loopback")

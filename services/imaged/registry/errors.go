@@ -123,24 +123,23 @@ func (c *Client) describe(err error) (what, hint string) {
 		host      x509.HostnameError
 		cert      x509.CertificateInvalidError
 		verify    *tls.CertificateVerificationError
-		alert     tls.AlertError
 		record    tls.RecordHeaderError
 		dns       *net.DNSError
 		timeout   net.Error
 	)
 	switch {
 	case errors.As(err, &authority):
-		return "its certificate is signed by an unknown authority", "add its CA file for this registry to the engine's configuration"
+		return "its certificate is signed by an unknown authority", c.whereCertsGo()
 	case errors.As(err, &host):
 		return "its certificate is for another host: " + oneLine(host.Error()), "check the registry's name"
 	case errors.As(err, &cert) && cert.Reason == x509.Expired:
 		return "its certificate has expired or is not yet valid", "check the registry's certificate and this machine's clock"
 	case errors.As(err, &verify):
 		return "its certificate is not acceptable: " + oneLine(verify.Err.Error()), "check the registry's certificate"
-	case errors.As(err, &alert):
-		return "it broke off the TLS handshake: " + oneLine(alert.Error()), "it may want a client certificate"
+	case isTLSAlert(err):
+		return "it broke off the TLS handshake: " + oneLine(err.Error()), "it may want a client certificate"
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
-		return "it does not speak TLS", "if it is meant to, check its address; if not, mark it as plain HTTP in the engine's configuration"
+		return "it does not speak TLS", "if it is not meant to, list it under insecure_registries in the engine's configuration"
 	case errors.Is(err, errStalled), errors.Is(err, context.Canceled):
 		return fmt.Sprintf("no answer within %v", c.stall), "try again later"
 	case errors.Is(err, errNotLoopback):
@@ -161,14 +160,27 @@ func (c *Client) describe(err error) (what, hint string) {
 	return oneLine(err.Error()), ""
 }
 
+func (c *Client) whereCertsGo() string {
+	if c.certsDir == "" {
+		return "add its CA file for this registry to the engine's configuration"
+	}
+	return "put its CA certificate into " + c.certsDir + "/HOST:PORT/ca.crt"
+}
+
 func isTLSError(err error) bool {
 	var (
 		verify *tls.CertificateVerificationError
-		alert  tls.AlertError
 		record tls.RecordHeaderError
 	)
-	return errors.As(err, &verify) || errors.As(err, &alert) || errors.As(err, &record) ||
+	return errors.As(err, &verify) || isTLSAlert(err) || errors.As(err, &record) ||
 		errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// isTLSAlert tells what the other side said before it hung up; crypto/tls has no type for
+// it but this operation.
+func isTLSAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // isBrokenConnection tells errors that a fresh connection may cure.

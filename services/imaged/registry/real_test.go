@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -202,5 +203,40 @@ func TestRealRegistryTLS(t *testing.T) {
 	}
 	if b, err := os.ReadFile(reg.CAFile); err != nil || len(b) == 0 {
 		t.Errorf("CA file: %v", err)
+	}
+}
+
+// TestCertsDir wants a client certificate, and trusts a CA, by files alone.
+func TestCertsDir(t *testing.T) {
+	ca := registrytest.NewCA(t)
+	dir := t.TempDir()
+	caFile := filepath.Join(dir, "clients.pem")
+	put := func(file string, content []byte) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(caFile, ca.PEM)
+	reg := registrytest.Start(t, registrytest.Options{TLS: true, ClientCA: caFile})
+	certs := filepath.Join(dir, "certs.d")
+	c := New(Options{CertsDir: certs})
+	wantError(t, c.Ping(t.Context(), reg.Host, Auth{}), fault.FailedPrecondition, "put its CA certificate into "+certs)
+
+	serverCA, err := os.ReadFile(reg.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(filepath.Join(certs, reg.Host, "ca.crt"), serverCA)
+	wantError(t, New(Options{CertsDir: certs}).Ping(t.Context(), reg.Host, Auth{}), fault.FailedPrecondition, "it may want a client certificate")
+
+	cert, key := ca.Issue(t, "client")
+	put(filepath.Join(certs, reg.Host, "client.cert"), cert)
+	put(filepath.Join(certs, reg.Host, "client.key"), key)
+	if err := New(Options{CertsDir: certs}).Ping(t.Context(), reg.Host, Auth{}); err != nil {
+		t.Error(err)
 	}
 }
