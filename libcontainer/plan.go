@@ -18,30 +18,27 @@ import (
 // plan is a launch, worked out: what the launching thread does before the
 // clone, the clone, and what init is told.
 type plan struct {
-	setup  initproc.Setup
-	files  []int // init's descriptors, from 0 on
-	owned  []int // of those, and of enter, what is to be closed after the clone
-	enter  []initproc.Join
-	flags  uintptr
-	attr   syscall.SysProcAttr
-	group  *cgroup.Group
-	uidmap []syscall.SysProcIDMap
-	gidmap []syscall.SysProcIDMap
+	launcher *Launcher
+	setup    initproc.Setup
+	send     []int // descriptors that go with the setup
+	owned    []int // descriptors that are closed after the launch
+	enter    []initproc.Join
+	flags    uintptr
+	attr     syscall.SysProcAttr
+	group    *cgroup.Group
+	userns   *Config           // set if there is a user namespace to prepare for
+	sysctls  []initproc.Sysctl // that the launching thread writes
+	netOwned bool              // the network namespace is made with the user namespace
 }
 
-// fixedFiles are the descriptors every init gets: stdio, the socket, its binary.
-const (
-	binaryFD   = initproc.Socket + 1
-	fixedFiles = binaryFD + 1
-)
-
-// add makes fd one of init's descriptors and returns its number there.
+// add makes fd one of the descriptors that go with the setup and returns its
+// place.
 func (p *plan) add(fd int) int {
-	p.files = append(p.files, fd)
-	return len(p.files) - 1
+	p.send = append(p.send, fd)
+	return len(p.send) - 1
 }
 
-// own is add for a descriptor that is closed after the clone.
+// own is add for a descriptor that is closed after the launch.
 func (p *plan) own(fd int) int {
 	p.owned = append(p.owned, fd)
 	return p.add(fd)
@@ -56,14 +53,13 @@ func (p *plan) close() {
 }
 
 func (l *Launcher) newPlan(io *IO) *plan {
-	p := &plan{group: io.Cgroup, files: make([]int, fixedFiles, fixedFiles+8)}
-	for i, file := range []*os.File{io.Stdin, io.Stdout, io.Stderr} {
+	p := &plan{launcher: l, group: io.Cgroup}
+	for _, file := range []*os.File{io.Stdin, io.Stdout, io.Stderr} {
 		if file == nil {
 			file = l.null
 		}
-		p.files[i] = int(file.Fd())
+		p.add(int(file.Fd()))
 	}
-	p.files[binaryFD] = int(l.binary.Fd())
 	p.setup.RootFD = -1
 	p.setup.Force = l.force
 	return p
@@ -88,7 +84,14 @@ func (l *Launcher) plan(c *Config, io *IO) (*plan, error) {
 	s.Root, s.Mounts = c.Root, c.Mounts
 	s.MountFDs = slices.Repeat([]int{-1}, len(c.Mounts))
 	s.Masked, s.ReadOnly, s.Devices = c.Masked, c.ReadOnly, c.Devices
-	s.Hostname, s.Domain, s.Sysctls = c.Hostname, c.Domainname, sysctls
+	s.Hostname, s.Domain = c.Hostname, c.Domainname
+	for _, v := range sysctls {
+		if p.userns != nil && !p.netOwned && strings.HasPrefix(v.Path, "net/") {
+			p.sysctls = append(p.sysctls, v)
+		} else {
+			s.Sysctls = append(s.Sysctls, v)
+		}
+	}
 	s.Command = c.Command
 	if err := p.cgroups(c, io.Cgroup); err != nil {
 		p.close()
@@ -146,6 +149,13 @@ func checkMount(m *Mount) error {
 func (c *Config) checkNamespaces() error {
 	if c.Namespaces.User.Private != (len(c.UIDMappings) > 0 && len(c.GIDMappings) > 0) {
 		return refuse("namespaces", "a private user namespace needs mappings of users and groups, and they need it")
+	}
+	if c.Namespaces.User.Private {
+		_, uid := hostID(c.UIDMappings)
+		_, gid := hostID(c.GIDMappings)
+		if !uid || !gid {
+			return refuse("mappings", "id 0 of the container has to be mapped")
+		}
 	}
 	if c.Hostname != "" && c.Namespaces.UTS == (Namespace{}) {
 		return refuse("hostname", "the container shares its uts namespace with the host")
@@ -223,7 +233,14 @@ func (p *plan) namespaces(c *Config, io *IO) error {
 			p.flags |= n.kind.Flag()
 		}
 	}
-	p.uidmap, p.gidmap = sysMap(c.UIDMappings), sysMap(c.GIDMappings)
+	p.netOwned = p.flags&unix.CLONE_NEWNET != 0
+	if userns {
+		p.userns = c
+		p.attr.UidMappings, p.attr.GidMappings, p.attr.GidMappingsEnableSetgroups = sysMap(c.UIDMappings), sysMap(c.GIDMappings), true
+		// The ids of the launcher are not mapped; without one that is, execve
+		// would take all capabilities away.
+		p.attr.Credential = &syscall.Credential{}
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -45,8 +46,7 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 	}
 	sock := pair[0]
 	defer unix.Close(sock)
-	p.files[initproc.Socket] = pair[1]
-	proc, err := p.spawn(t)
+	proc, err := p.spawn(t, pair[1])
 	unix.Close(pair[1])
 	if err != nil {
 		return nil, err
@@ -70,13 +70,13 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 // converse tells init what to do and listens until the command runs.
 func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 	start := monotonic()
-	if err := initproc.Send(sock, p.setup.Encode(), -1); err != nil && err != unix.EPIPE {
+	if err := initproc.Send(sock, p.setup.Encode(), p.send...); err != nil && err != unix.EPIPE {
 		return &StepError{"send setup", err}
 	}
 	t.mark("send setup", start)
-	report, fd, err := receive(sock)
-	if fd >= 0 {
-		proc.Console = os.NewFile(uintptr(fd), "console")
+	report, fds, err := receive(sock)
+	if len(fds) > 0 {
+		proc.Console = os.NewFile(uintptr(fds[0]), "console")
 	}
 	if err != nil {
 		return err
@@ -98,29 +98,29 @@ func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 	return err
 }
 
-func receive(sock int) (*initproc.Report, int, error) {
-	message, fd, err := initproc.Receive(sock)
+func receive(sock int) (*initproc.Report, []int, error) {
+	message, fds, err := initproc.Receive(sock)
 	if err == unix.ECONNRESET { // init died with our message unread
-		return nil, fd, nil
+		return nil, fds, nil
 	}
 	if err != nil {
-		return nil, fd, &StepError{"receive report", err}
+		return nil, fds, &StepError{"receive report", err}
 	}
 	if message == nil {
-		return nil, fd, nil
+		return nil, fds, nil
 	}
 	report, err := initproc.DecodeReport(message)
 	if err != nil {
-		return nil, fd, &StepError{"receive report", err}
+		return nil, fds, &StepError{"receive report", err}
 	}
-	return report, fd, nil
+	return report, fds, nil
 }
 
 // spawn clones init. It happens on a thread that enters the container's v1
 // cgroups and, if need be, namespaces, and is thrown away afterwards: the
 // goroutine ends without unlocking it. Whoever waits gets the answer before
 // that.
-func (p *plan) spawn(t *tracer) (*Process, error) {
+func (p *plan) spawn(t *tracer, sock int) (*Process, error) {
 	type result struct {
 		proc *Process
 		err  error
@@ -131,14 +131,14 @@ func (p *plan) spawn(t *tracer) (*Process, error) {
 		if unix.Gettid() == unix.Getpid() {
 			// The process's first thread must not move (cgroup.Group.Enter) nor
 			// end. It is held here, so the next goroutine has another.
-			proc, err := p.spawn(t)
+			proc, err := p.spawn(t, sock)
 			runtime.UnlockOSThread()
 			done <- result{proc, err}
 			return
 		}
-		proc, err := p.spawnHere(t)
+		proc, err := p.spawnHere(t, sock)
 		done <- result{proc, err}
-		if err == nil && p.group == nil && len(p.enter) == 0 {
+		if err == nil && p.group == nil && len(p.enter) == 0 && p.userns == nil {
 			runtime.UnlockOSThread() // nothing was changed
 		}
 	}()
@@ -146,14 +146,23 @@ func (p *plan) spawn(t *tracer) (*Process, error) {
 	return r.proc, r.err
 }
 
-func (p *plan) spawnHere(t *tracer) (*Process, error) {
+func (p *plan) spawnHere(t *tracer, sock int) (*Process, error) {
 	if err := p.placeThread(t); err != nil {
 		return nil, err
 	}
 	start := monotonic()
-	proc, err := p.clone()
+	proc, err := p.clone(sock)
 	t.mark("clone", start)
-	return proc, err
+	if err != nil || p.userns == nil {
+		return proc, err
+	}
+	start = monotonic()
+	if err := p.prepareUserNS(proc.Pid); err != nil {
+		proc.discard()
+		return nil, err
+	}
+	t.mark("map owners", start)
+	return proc, nil
 }
 
 func (p *plan) placeThread(t *tracer) error {
@@ -179,29 +188,29 @@ func (p *plan) placeThread(t *tracer) error {
 	return nil
 }
 
-// clone makes the process and executes init in it.
-func (p *plan) clone() (*Process, error) {
+// binaryFD is the descriptor under which a new process finds the init binary.
+const binaryFD = initproc.Socket + 1
+
+// clone makes the process and executes init in it, with sock to talk over. What
+// else it needs comes later, with the setup.
+func (p *plan) clone(sock int) (*Process, error) {
 	proc := &Process{PidFD: -1}
 	attr := p.attr
 	attr.Cloneflags, attr.Setsid, attr.PidFD = p.flags, true, &proc.PidFD
-	if p.uidmap != nil {
-		attr.UidMappings, attr.GidMappings, attr.GidMappingsEnableSetgroups = p.uidmap, p.gidmap, true
-		// The ids of the launcher are not mapped; without one that is, execve
-		// would take all capabilities away.
-		attr.Credential = &syscall.Credential{}
+	null := p.launcher.null.Fd()
+	start := func() (int, error) {
+		return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(binaryFD), []string{"berth-init"}, &syscall.ProcAttr{
+			Env:   initEnv,
+			Files: []uintptr{null, null, null, uintptr(sock), p.launcher.binary.Fd()},
+			Sys:   &attr,
+		})
 	}
-	files := make([]uintptr, len(p.files))
-	for i, fd := range p.files {
-		files[i] = uintptr(fd)
-	}
-	path := fmt.Sprintf("/proc/self/fd/%d", binaryFD)
-	argv := []string{"berth-init"}
-	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: initEnv, Files: files, Sys: &attr})
+	pid, err := start()
 	late := false
 	if attr.UseCgroupFD && (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.E2BIG)) {
 		// No CLONE_INTO_CGROUP before Linux 5.7: moved afterwards, slowly.
 		late, attr.UseCgroupFD = true, false
-		pid, err = syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: initEnv, Files: files, Sys: &attr})
+		pid, err = start()
 	}
 	if err != nil {
 		return nil, &StepError{"clone", err}

@@ -27,8 +27,11 @@ func (r *runner) become() error {
 	if err := r.prepare(c); err != nil {
 		return err
 	}
-	r.report.Console = r.master >= 0
-	if err := Send(Socket, r.report.encode(), r.master); err != nil {
+	var console []int
+	if r.master >= 0 {
+		r.report.Console, console = true, []int{r.master}
+	}
+	if err := Send(Socket, r.report.encode(), console...); err != nil {
 		return &stepError{step: "report", err: err}
 	}
 	return r.commit(c)

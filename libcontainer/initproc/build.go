@@ -45,7 +45,7 @@ func (r *runner) namespaces() error {
 		}
 	}
 	for _, j := range s.Joins {
-		err := r.step("join "+string(j.Kind)+" namespace", func() error { return ns.Enter(j.FD, j.Kind) })
+		err := r.step("join "+string(j.Kind)+" namespace", func() error { return ns.Enter(r.fd(j.FD), j.Kind) })
 		if err != nil {
 			return err
 		}
@@ -60,8 +60,8 @@ func (r *runner) namespaces() error {
 }
 
 func (r *runner) enterTasks() error {
-	for _, fd := range r.setup.Tasks {
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
+	for _, i := range r.setup.Tasks {
+		if _, err := unix.Write(r.fd(i), []byte("0")); err != nil {
 			return err
 		}
 	}

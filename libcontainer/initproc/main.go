@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/internal/wire"
 	"berth/libcontainer/mount"
 )
 
@@ -20,6 +21,7 @@ func init() { runtime.LockOSThread() }
 // runner is the state of one setup.
 type runner struct {
 	setup    *Setup
+	fds      []int // that came with the setup
 	proc     procfs
 	builder  *mount.Builder
 	report   Report
@@ -40,7 +42,7 @@ func Main() {
 	err := r.run()
 	r.report.Failure = failure(err)
 	r.report.Console = false
-	Send(Socket, r.report.encode(), -1)
+	Send(Socket, r.report.encode())
 	unix.Exit(exitFailed)
 }
 
@@ -72,11 +74,7 @@ func (r *runner) begin() error {
 		return &stepError{step: "close descriptors at exec", err: err}
 	}
 	read := now()
-	message, _, err := Receive(Socket)
-	if err != nil {
-		return &stepError{step: "receive setup", err: err}
-	}
-	if r.setup, err = DecodeSetup(message); err != nil {
+	if err := r.receive(); err != nil {
 		return &stepError{step: "receive setup", err: err}
 	}
 	r.report.Steps = append(make([]Step, 0, 64), Step{"shut off", started, read}, Step{"receive setup", read, now()})
@@ -91,6 +89,38 @@ func (r *runner) begin() error {
 		r.proc, err = openProcfs()
 		return err
 	})
+}
+
+// receive reads the setup and takes its descriptors.
+func (r *runner) receive() error {
+	message, fds, err := Receive(Socket)
+	if err != nil {
+		return err
+	}
+	if message == nil {
+		unix.Exit(exitFailed) // the launcher changed its mind
+	}
+	if r.setup, err = DecodeSetup(message); err != nil {
+		return err
+	}
+	r.fds = fds
+	if len(fds) < 3 {
+		return wire.ErrMalformed
+	}
+	for fd, from := range fds[:3] {
+		if err := unix.Dup3(from, fd, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fd is a descriptor of the setup, by its place in the list; -1 if it has none.
+func (r *runner) fd(i int) int {
+	if i < 0 || i >= len(r.fds) {
+		return -1
+	}
+	return r.fds[i]
 }
 
 // step runs one step, notes how long it took, and gives its error a name.

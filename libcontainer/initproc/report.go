@@ -113,13 +113,24 @@ func DecodeReport(b []byte) (*Report, error) {
 // together cannot be larger than execve(2) allows, 6 MiB.
 const maxMessage = 16 << 20
 
-// Send writes one message, with a descriptor beside it unless fd is -1.
-func Send(sock int, message []byte, fd int) error {
+// maxFDs is the most descriptors the kernel lets travel with one message
+// (SCM_MAX_FD, include/net/scm.h).
+const maxFDs = 253
+
+// ErrTooManyFDs is the error of Send for more descriptors than one message can
+// carry, 253.
+var ErrTooManyFDs = errors.New("more than 253 descriptors for one container")
+
+// Send writes one message, and copies of descriptors beside it.
+func Send(sock int, message []byte, fds ...int) error {
+	if len(fds) > maxFDs {
+		return ErrTooManyFDs
+	}
 	framed := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(message)), uint32(len(message)))
 	framed = append(framed, message...)
 	var oob []byte
-	if fd >= 0 {
-		oob = unix.UnixRights(fd)
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
 	}
 	for len(framed) > 0 {
 		n, err := unix.SendmsgN(sock, framed, oob, nil, unix.MSG_NOSIGNAL)
@@ -134,28 +145,27 @@ func Send(sock int, message []byte, fd int) error {
 	return nil
 }
 
-// Receive reads one message and the descriptor that came with it, -1 if none.
-// At the end of the stream the message is nil.
-func Receive(sock int) (message []byte, fd int, err error) {
-	fd = -1
+// Receive reads one message and the descriptors that came with it, which are
+// close-on-exec. At the end of the stream the message is nil.
+func Receive(sock int) (message []byte, fds []int, err error) {
 	var header [4]byte
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn, err := recv(sock, header[:], oob)
 	if err != nil || n == 0 {
-		return nil, fd, err
+		return nil, nil, err
 	}
 	if oobn > 0 {
-		fd = firstFD(oob[:oobn])
+		fds = rights(oob[:oobn])
 	}
 	if err := fill(sock, header[n:]); err != nil {
-		return nil, fd, err
+		return nil, fds, err
 	}
 	size := binary.LittleEndian.Uint32(header[:])
 	if size > maxMessage {
-		return nil, fd, wire.ErrMalformed
+		return nil, fds, wire.ErrMalformed
 	}
 	message = make([]byte, size)
-	return message, fd, fill(sock, message)
+	return message, fds, fill(sock, message)
 }
 
 func recv(sock int, buf, oob []byte) (n, oobn int, err error) {
@@ -181,16 +191,16 @@ func fill(sock int, buf []byte) error {
 	return nil
 }
 
-func firstFD(oob []byte) int {
+func rights(oob []byte) []int {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil || len(messages) == 0 {
-		return -1
+		return nil
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return -1
+	if err != nil {
+		return nil
 	}
-	return fds[0]
+	return fds
 }
 
 // bare strips the path from an error whose step names it already.

@@ -115,8 +115,8 @@ func (r *runner) mountRoot() error {
 
 func (r *runner) makeRoot() (*mount.Tree, error) {
 	spec := &r.setup.Root
-	if r.setup.RootFD >= 0 {
-		return mount.TreeFromFD(r.setup.RootFD), nil
+	if fd := r.fd(r.setup.RootFD); fd >= 0 {
+		return mount.TreeFromFD(fd), nil
 	}
 	if len(spec.Lower) > 0 {
 		return r.builder.Overlay(spec)
@@ -145,7 +145,7 @@ func mountName(m *mount.Mount) string {
 }
 
 func (r *runner) mount(i int, m *mount.Mount) error {
-	fd, early := r.setup.MountFDs[i], r.early[i]
+	fd, early := r.fd(r.setup.MountFDs[i]), r.early[i]
 	switch {
 	case m.Type == "cgroup":
 		return r.mountCgroups(m)
@@ -180,7 +180,11 @@ func (r *runner) finish(tree *mount.Tree, m *mount.Mount) error {
 		}
 	}
 	if r.slave || m.Propagation != mount.Private {
-		if err := tree.SetPropagation(m.Propagation); err != nil {
+		p := m.Propagation
+		if p == mount.Private && m.Recursive {
+			p = mount.RPrivate
+		}
+		if err := tree.SetPropagation(p); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,9 @@ const (
 	ForceBindNodes                    // bind mounts in place of mknod(2), as in user namespaces
 )
 
-// Setup is all that init needs to know. Descriptors are numbers in init's own
-// table; -1 is none.
+// Setup is all that init needs to know. Descriptors travel beside the message and
+// are named by their place in the list that arrives; -1 is none. The first three
+// are the command's stdin, stdout and stderr.
 type Setup struct {
 	Force    Force
 	Exec     bool   // run Command in an existing container; only Joins and Command count then

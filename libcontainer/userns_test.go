@@ -1,0 +1,97 @@
+package libcontainer
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/mount"
+	"berth/libcontainer/ns"
+)
+
+// shift is where the ids of these tests' containers begin on the host.
+const shift = 1 << 20
+
+// mapped puts c into a private user namespace over a root with mapped owners.
+func mapped(c *Config) *Config {
+	c.Namespaces.User.Private = true
+	c.UIDMappings = []IDMap{{Container: 0, Host: shift, Size: 65536}}
+	c.GIDMappings = c.UIDMappings
+	c.Root.IDMap = true
+	return c
+}
+
+func TestUserNamespace(t *testing.T) {
+	l := newLauncher(t)
+	root := busybox(t)
+	c := mapped(config(root, `id -u; cat /proc/self/uid_map | tr -s ' '; stat -c %u:%g /bin/busybox /v/file
+		touch /made && stat -c %u /made; echo x > /dev/null && test -c /dev/zero && echo devices
+		echo out > /dev/stdout; cat /proc/sys/kernel/msgmax; hostname`))
+	volume := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(volume), 0o700)) // a directory the container's root may not enter
+	must(t, os.WriteFile(filepath.Join(volume, "file"), nil, 0o600))
+	c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: volume, Destination: "/v", IDMap: true, Attr: mount.NoDev})
+	c.Sysctls = map[string]string{"kernel.msgmax": "4321", "net.ipv4.ip_unprivileged_port_start": "0"}
+	want := strings.Join([]string{"0", fmt.Sprintf(" 0 %d 65536", shift), "0:0", "0:0", "0", "devices", "out", "4321", "box"}, "\n")
+	if got := output(t, l, c, IO{}); got != strings.TrimSpace(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	// On the disk nothing is shifted.
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(root, "made"), &st); err != nil || st.Uid != 0 {
+		t.Errorf("owner on the disk: %d, %v", st.Uid, err)
+	}
+	c.Command.User.Spec = "alice"
+	c.Command.Args = []string{"sh", "-c", "id; grep ^Cap /proc/self/status"}
+	t.Log(output(t, l, c, IO{}))
+	p := startSleeper(t, l, c, IO{})
+	must(t, unix.Stat(fmt.Sprintf("/proc/%d", p.Pid), &st))
+	if st.Uid != shift+1000 {
+		t.Errorf("runs as %d on the host, want %d", st.Uid, shift+1000)
+	}
+}
+
+func TestUserNamespaceOverlay(t *testing.T) {
+	l := newLauncher(t)
+	base, dir := busybox(t), t.TempDir()
+	c := mapped(config("", "stat -c %u /bin/busybox /etc/passwd; echo more >> /etc/passwd; echo new > /new; stat -c %u /etc/passwd /new"))
+	c.Root = Root{Lower: []string{filepath.Join(dir, "layer"), base}, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), IDMap: true, Attr: mount.NoDev}
+	for _, d := range []string{"layer", "upper", "work"} {
+		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	if got := output(t, l, c, IO{}); got != "0\n0\n0\n0" {
+		t.Errorf("owners inside: %q", got)
+	}
+	for _, file := range []string{"etc/passwd", "new"} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(c.Root.Upper, file), &st); err != nil || st.Uid != 0 {
+			t.Errorf("owner of %s on the disk: %d, %v", file, st.Uid, err)
+		}
+	}
+	if after, _ := os.ReadFile("/proc/self/mountinfo"); string(before) != string(after) {
+		t.Error("mounts of the host changed")
+	}
+}
+
+// TestUserNamespaceJoinNet: a network namespace of the host's, whose sysfs and
+// sysctls the container's root has no right to.
+func TestUserNamespaceJoinNet(t *testing.T) {
+	l := newLauncher(t)
+	root := busybox(t)
+	holder := startSleeper(t, l, config(root, ""), IO{})
+	fd, err := ns.Open(holder.Pid, ns.Net)
+	must(t, err)
+	defer unix.Close(fd)
+	c := mapped(config(root, "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"))
+	c.Namespaces.Net = Namespace{}
+	c.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "77"}
+	if got := output(t, l, c, IO{Join: map[ns.Kind]int{ns.Net: fd}}); got != "lo\n77" {
+		t.Errorf("got %q", got)
+	}
+}
