@@ -40,6 +40,7 @@ const (
 	create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	modify = 0
 
+	brportMode      = 4 // IFLA_BRPORT_MODE, linux/if_link.h: hairpin
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 
 	vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h: the far end as a whole link message
@@ -119,12 +120,34 @@ func (b *Batch) SetUpBare(name string) {
 	b.message(unix.RTM_NEWLINK, modify, "set link "+name+" up", func(e *encoder) {
 		e.ifinfomsg(0, unix.IFF_UP, unix.IFF_UP)
 		e.attrString(unix.IFLA_IFNAME, name)
-		families := e.open(unix.IFLA_AF_SPEC)
-		inet6 := e.open(unix.AF_INET6)
-		e.attrUint8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone)
-		e.shut(inet6)
-		e.shut(families)
+		noLinkLocal(e)
 	})
+}
+
+// SetPortUp is SetUpBare for a port of a bridge, and lets frames leave by the
+// port they came in by. That is how a packet returns which a container sends to
+// itself by way of an address of the host: where br_netfilter is loaded such
+// packets never leave the bridge. Linux 3.15.
+func (b *Batch) SetPortUp(name string) {
+	b.message(unix.RTM_NEWLINK, modify, "set bridge port "+name+" up", func(e *encoder) {
+		e.ifinfomsg(0, unix.IFF_UP, unix.IFF_UP)
+		e.attrString(unix.IFLA_IFNAME, name)
+		info := e.open(unix.IFLA_LINKINFO)
+		e.attrString(unix.IFLA_INFO_SLAVE_KIND, "bridge")
+		port := e.open(unix.IFLA_INFO_SLAVE_DATA)
+		e.attrUint8(brportMode, 1)
+		e.shut(port)
+		e.shut(info)
+		noLinkLocal(e)
+	})
+}
+
+func noLinkLocal(e *encoder) {
+	families := e.open(unix.IFLA_AF_SPEC)
+	inet6 := e.open(unix.AF_INET6)
+	e.attrUint8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone)
+	e.shut(inet6)
+	e.shut(families)
 }
 
 // SetMaster makes a link a port of the bridge with index master.

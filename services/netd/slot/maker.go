@@ -137,7 +137,7 @@ func (m *Maker) connect(n *Network, s *Slot, ns *netns.Namespace) error {
 	err := m.configure(n, s, ns.Conn)
 	if err == nil {
 		var up netlink.Batch
-		up.SetUpBare(s.Port)
+		up.SetPortUp(s.Port)
 		err = m.host.Do(&up)
 	}
 	if err != nil {
@@ -170,7 +170,7 @@ func (m *Maker) Restore(ctx context.Context, n *Network, s *Slot, links map[stri
 		}
 		var b netlink.Batch
 		b.SetMaster(link.Index, n.Bridge)
-		b.SetUpBare(s.Port)
+		b.SetPortUp(s.Port)
 		return m.host.Do(&b)
 	}
 	ns, err := m.client.Get(ctx, s.Namespace)

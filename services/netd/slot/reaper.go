@@ -86,8 +86,9 @@ func (r *Reaper) Pending() int {
 	return len(r.dying)
 }
 
-// Run works until ctx is done.
+// Run works until ctx is done, and then finishes what it has, without patience.
 func (r *Reaper) Run(ctx context.Context) {
+	defer r.finish()
 	for {
 		select {
 		case <-r.wake:
@@ -95,18 +96,29 @@ func (r *Reaper) Run(ctx context.Context) {
 			return
 		}
 		for r.Pending() > 0 && ctx.Err() == nil {
-			r.round(ctx)
+			r.round(ctx, patience)
 			wait(ctx, look)
 		}
 	}
 }
 
-// round drops namespaces, looks which interfaces are gone, deletes overdue ones.
-func (r *Reaper) round(ctx context.Context) {
+func (r *Reaper) finish() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for range 1 + r.Pending()/batch {
+		r.round(ctx, 0)
+	}
+}
+
+// round drops namespaces, looks which interfaces are gone, and deletes those
+// that should have been for longer than patience.
+func (r *Reaper) round(ctx context.Context, patience time.Duration) {
 	r.mu.Lock()
 	work := append([]dying(nil), r.dying[:min(batch, len(r.dying))]...)
 	r.mu.Unlock()
-
+	if len(work) == 0 {
+		return
+	}
 	r.drop(ctx, work)
 	links, err := r.host.Links()
 	if err != nil {
