@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -307,6 +308,31 @@ func TestS45RegistryEchoesSecrets(t *testing.T) {
 		text := told(err)
 		if strings.Contains(text, marker) || strings.Contains(text, strings.TrimPrefix(markerAuth.basic(), "Basic ")) || strings.ContainsAny(text, "\n\x1b") {
 			t.Errorf("status %d: %q", status, text)
+		}
+	}
+}
+
+// TestS45MalformedAnswersAreNotQuoted: a registry sends the Authorization back in places
+// where net/http's own errors would quote it.
+func TestS45MalformedAnswersAreNotQuoted(t *testing.T) {
+	for _, answer := range []string{"%s\r\n\r\n", "HTTP/1.1 %s\r\n\r\n", "HTTP/1.1 200 OK\r\n%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%s: x\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 302 %s\r\nLocation: https://%[1]s/\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 302 X\r\nLocation: http://%s/\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 418 %s\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 %s\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDocker-Content-Digest: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Type: application/%s\r\nContent-Length: 2\r\n\r\n{}"} {
+		w := newWorld(t)
+		w.serve("https://registry.test", func(rw http.ResponseWriter, r *http.Request) {
+			_, password, ok := r.BasicAuth()
+			if !ok {
+				rw.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				rw.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			hijack(rw, func(w io.Writer) { fmt.Fprintf(w, answer, password) })
+		})
+		_, err := w.client().Resolve(t.Context(), named(t, "registry.test/team/web:v1"), markerAuth)
+		if err == nil || strings.Contains(told(err), marker) {
+			t.Errorf("%q: %v", answer, err)
 		}
 	}
 }

@@ -91,7 +91,7 @@ func (r *request) checkRange(value string, offset, size int64) error {
 		(total == "*" || total == strconv.FormatInt(size, 10)) {
 		return nil
 	}
-	return r.fail(corrupt, fmt.Sprintf("%s sent range %q of %s instead of bytes %d-%d/%d", r.who, oneLine(value), r.object, offset, size-1, size), "")
+	return r.fail(corrupt, fmt.Sprintf("%s sent range %q of %s instead of bytes %d-%d/%d", r.who, r.outside(value), r.object, offset, size-1, size), "")
 }
 
 // blobReader holds a body to the size it has to have.

@@ -30,8 +30,8 @@
 //
 // Registries are reached by https. A registry on this machine's loopback that answers a TLS
 // greeting in clear HTTP, as `docker-registry` does out of the box, is spoken to in clear;
-// anywhere else that takes PlainHTTP or Insecure in its [Host]. A failed certificate check is
-// final.
+// anywhere else that takes PlainHTTP or Insecure in its [Host]. A failed certificate check
+// is final.
 //
 // Sources: OCI distribution-spec v1.1, RFC 9110 §11 (challenges), the token protocol in
 // github.com/distribution/distribution docs/spec/auth.

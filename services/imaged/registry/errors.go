@@ -85,9 +85,9 @@ func (e *hopError) Unwrap() error { return e.err }
 // errStalled is the cause with which a watch cancels its request.
 var errStalled = errors.New("no progress")
 
-// connectError describes a request that got no answer. who is the party that was called:
-// "registry docker.io", "token server auth.docker.io of registry docker.io".
-func (c *Client) connectError(ctx context.Context, who string, err error) error {
+// connectError describes a request that got no answer.
+func (c *Client) connectError(ctx context.Context, r *request, err error) error {
+	who := r.who
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStalled) {
 		return fmt.Errorf("connect to %s: %w", who, ctx.Err())
 	}
@@ -97,7 +97,7 @@ func (c *Client) connectError(ctx context.Context, who string, err error) error 
 	}
 	var hop *hopError
 	if errors.As(err, &hop) {
-		who = "storage host " + oneLine(hop.host) + " of " + who
+		who = "storage host " + r.outside(hop.host) + " of " + who
 	}
 	// *url.Error prints the URL, and a storage URL's query is as good as a password.
 	var ue *url.Error
@@ -108,7 +108,7 @@ func (c *Client) connectError(ctx context.Context, who string, err error) error 
 	if isTLSError(err) {
 		p = untrusted
 	}
-	what, hint := c.describe(err)
+	what, hint := c.describe(r, err)
 	e := p.errorf("connect to %s: %s", who, what)
 	if hint != "" {
 		e = e.Hint("%s", hint)
@@ -117,7 +117,7 @@ func (c *Client) connectError(ctx context.Context, who string, err error) error 
 }
 
 // describe says in the user's words why a connection failed, and what may help.
-func (c *Client) describe(err error) (what, hint string) {
+func (c *Client) describe(r *request, err error) (what, hint string) {
 	var (
 		authority x509.UnknownAuthorityError
 		host      x509.HostnameError
@@ -131,13 +131,13 @@ func (c *Client) describe(err error) (what, hint string) {
 	case errors.As(err, &authority):
 		return "its certificate is signed by an unknown authority", c.whereCertsGo()
 	case errors.As(err, &host):
-		return "its certificate is for another host: " + oneLine(host.Error()), "check the registry's name"
+		return "its certificate is for another host: " + r.outside(host.Error()), "check the registry's name"
 	case errors.As(err, &cert) && cert.Reason == x509.Expired:
 		return "its certificate has expired or is not yet valid", "check the registry's certificate and this machine's clock"
 	case errors.As(err, &verify):
-		return "its certificate is not acceptable: " + oneLine(verify.Err.Error()), "check the registry's certificate"
+		return "its certificate is not acceptable: " + r.outside(verify.Err.Error()), "check the registry's certificate"
 	case isTLSAlert(err):
-		return "it broke off the TLS handshake: " + oneLine(err.Error()), "it may want a client certificate"
+		return "it broke off the TLS handshake: " + r.outside(err.Error()), "it may want a client certificate"
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		return "it does not speak TLS", "if it is not meant to, list it under insecure_registries in the engine's configuration"
 	case errors.Is(err, errStalled), errors.Is(err, context.Canceled):
@@ -156,8 +156,12 @@ func (c *Client) describe(err error) (what, hint string) {
 		return fmt.Sprintf("no answer within %v", c.connect), "check the address, network and firewall"
 	case isBrokenConnection(err):
 		return "it closed the connection", "try again later"
+	case strings.ContainsAny(err.Error(), `"`), strings.Contains(err.Error(), "malformed"):
+		// net/http quotes what it could not read, which may be our own password coming
+		// back.
+		return "its answer is not proper HTTP", "check the address"
 	}
-	return oneLine(err.Error()), ""
+	return r.outside(err.Error()), ""
 }
 
 func (c *Client) whereCertsGo() string {

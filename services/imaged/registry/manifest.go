@@ -13,6 +13,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/internal/fault"
 )
 
 // MaxManifestBytes is the largest manifest or index accepted, as distribution-spec advises.
@@ -188,7 +190,8 @@ func (c *Client) manifest(ctx context.Context, t target, from repository, auth A
 	}
 	desc.MediaType, err = CheckManifest(raw, mediaType(resp))
 	if err != nil {
-		return document{}, fmt.Errorf("%s: %w", r.doing, err)
+		p := problem{fault.KindOf(err), fault.ReasonOf(err)}
+		return document{}, r.fail(p, r.outside(err.Error()), "")
 	}
 	return document{raw, desc}, nil
 }
@@ -206,7 +209,7 @@ func (c *Client) askManifest(ctx context.Context, t target, from repository, met
 // checkAnsweredDigest validates a digest that a registry sent before anybody uses it.
 func (r *request) checkAnsweredDigest(answered, want digest.Digest) error {
 	if answered.Validate() != nil {
-		return r.fail(corrupt, fmt.Sprintf("%s answered with a malformed digest %q", r.who, oneLine(string(answered))), "")
+		return r.fail(corrupt, fmt.Sprintf("%s answered with a malformed digest %q", r.who, r.outside(string(answered))), "")
 	}
 	if want != "" && answered.Algorithm() == want.Algorithm() && answered != want {
 		return r.fail(corrupt, fmt.Sprintf("%s answered with another digest, %s", r.who, answered), "")

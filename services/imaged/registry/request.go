@@ -37,6 +37,7 @@ type request struct {
 	header http.Header // without Authorization, but for token requests
 	scopes []string    // of the token protocol: repository:library/nginx:pull
 	auth   Auth
+	said   *said // shared by the copies of a request and its token requests
 
 	// identity, if not nil, makes this a login: cached tokens do not count, and a refresh
 	// token is asked for and put here.
@@ -67,6 +68,7 @@ func (c *Client) newRequest(ctx context.Context, s site, doing, method, path str
 		header: make(http.Header),
 		scopes: scopes,
 		auth:   auth,
+		said:   new(said),
 	}, nil
 }
 
@@ -75,7 +77,6 @@ type response struct {
 	*http.Response
 	left bool   // another origin than the request's gave it
 	host string // that gave it
-	sent string // Authorization that went with the request
 }
 
 // close keeps the connection if little is left to read on it.
@@ -121,6 +122,8 @@ func (r *request) with(authorization string) *request {
 	if authorization == "" {
 		return r
 	}
+	_, token, _ := strings.Cut(authorization, " ")
+	r.said.add(token)
 	copied := *r
 	copied.header = r.header.Clone()
 	copied.header.Set("Authorization", authorization)
@@ -135,23 +138,23 @@ func (c *Client) retry(ctx context.Context, r *request, send func(context.Contex
 		if !again {
 			if err != nil {
 				c.forget(r.site)
-				return nil, c.connectError(ctx, r.who, err)
+				return nil, c.connectError(ctx, r, err)
 			}
 			return resp, nil
 		}
 		why := ""
 		if err != nil {
-			why = c.connectError(ctx, r.who, err).Error()
+			why = c.connectError(ctx, r, err).Error()
 		} else {
 			why = resp.Status
 			resp.close()
 		}
 		c.log.Debug("retrying a registry request", "registry", r.site.name, "method", r.method,
-			"path", r.url.Path, "attempt", attempt+1, "wait", wait, "error", oneLine(why))
+			"path", r.outside(r.url.Path), "attempt", attempt+1, "wait", wait, "error", r.outside(why))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, c.connectError(ctx, r.who, ctx.Err())
+			return nil, c.connectError(ctx, r, ctx.Err())
 		}
 	}
 }
@@ -209,7 +212,7 @@ func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 		}
 		if r.open != nil || !isRedirect(resp.StatusCode) {
 			resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, watch: w}
-			return &response{Response: resp, left: left, host: u.Host, sent: header.Get("Authorization")}, nil
+			return &response{Response: resp, left: left, host: u.Host}, nil
 		}
 		_ = resp.Body.Close()
 		next, err := r.redirect(u, resp.Header.Get("Location"))
@@ -285,7 +288,7 @@ func (r *request) redirect(from *url.URL, location string) (*url.URL, error) {
 		return nil, r.fail(refused, r.who+" redirects to a malformed address", "")
 	}
 	if from.Scheme == "https" && to.Scheme != "https" {
-		return nil, r.fail(refused, fmt.Sprintf("%s redirects from https to clear http at %s", r.who, oneLine(to.Host)), "it must stay on https")
+		return nil, r.fail(refused, fmt.Sprintf("%s redirects from https to clear http at %s", r.who, r.outside(to.Host)), "it must stay on https")
 	}
 	to.Fragment = ""
 	return to, nil
@@ -335,7 +338,7 @@ func (r *request) statusError(resp *response) error {
 	defer resp.close()
 	who := r.who
 	if resp.left {
-		who = "storage host " + resp.host + " of " + r.who
+		who = "storage host " + r.outside(resp.host) + " of " + r.who
 	}
 	said := r.complaint(resp)
 	object := r.object
@@ -392,7 +395,7 @@ func (r *request) complaint(resp *response) string {
 	if text == "" {
 		text = list.Errors[0].Code
 	}
-	if text = oneLine(r.auth.scrub(text, resp.sent)); text == "" {
+	if text = r.outside(text); text == "" {
 		return ""
 	}
 	return ": " + text
@@ -417,5 +420,5 @@ func (r *request) bodyError(what string, limit int64, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("read %s from %s: %w", what, r.who, err)
 	}
-	return r.fail(unavailable, fmt.Sprintf("%s broke off sending a %s: %s", r.who, what, oneLine(err.Error())), "try again")
+	return r.fail(unavailable, fmt.Sprintf("%s broke off sending a %s: %s", r.who, what, r.outside(err.Error())), "try again")
 }

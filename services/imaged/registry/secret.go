@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 )
 
 // Secret is text that prints as *** in every format, JSON included. Convert with string(s)
@@ -53,15 +55,31 @@ func (a Auth) fingerprint() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// scrub removes a's secrets, and a token derived from them, from text that came from
-// outside. A registry that echoes a request into its error message must not put them into a
-// log.
-func (a Auth) scrub(text, authorization string) string {
-	_, sent, _ := strings.Cut(authorization, " ")
-	for _, s := range []string{sent, string(a.Password), string(a.IdentityToken), string(a.RegistryToken)} {
+// said collects the credentials that went out with a request.
+type said struct {
+	mu     sync.Mutex
+	tokens []string
+}
+
+func (s *said) add(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if token != "" && !slices.Contains(s.tokens, token) {
+		s.tokens = append(s.tokens, token)
+	}
+}
+
+// outside makes text that came from a server, or holds some, fit to be shown: on one line
+// and without r's secrets. A registry that echoes a request in a message, a host name or a
+// digest must not put them into a log.
+func (r *request) outside(text string) string {
+	r.said.mu.Lock()
+	defer r.said.mu.Unlock()
+	secrets := append([]string{string(r.auth.Password), string(r.auth.IdentityToken), string(r.auth.RegistryToken)}, r.said.tokens...)
+	for _, s := range secrets {
 		if s != "" {
 			text = strings.ReplaceAll(text, s, hidden)
 		}
 	}
-	return text
+	return oneLine(text)
 }

@@ -177,12 +177,13 @@ func (c *Client) fetchToken(ctx context.Context, ch *challenge, r *request) (str
 
 	t := &request{
 		site:   r.site,
-		who:    "token server " + realm.Host + " of registry " + r.site.name,
+		who:    "token server " + r.outside(realm.Host) + " of registry " + r.site.name,
 		doing:  r.doing,
 		method: http.MethodGet,
 		url:    realm,
 		header: http.Header{"Accept": {"application/json"}},
 		auth:   r.auth,
+		said:   r.said,
 	}
 	if r.auth.IdentityToken != "" {
 		form.Set("grant_type", "refresh_token")
@@ -202,7 +203,7 @@ func (c *Client) fetchToken(ctx context.Context, ch *challenge, r *request) (str
 				form.Set("offline_token", "true")
 				form.Set("client_id", clientID)
 			}
-			t.header.Set("Authorization", r.auth.basic())
+			t = t.with(r.auth.basic())
 		}
 		query := realm.Query()
 		for k, v := range form {
@@ -268,7 +269,7 @@ func (c *Client) realm(raw string, r *request) (*url.URL, error) {
 			return u, nil
 		}
 	}
-	return nil, r.fail(refused, fmt.Sprintf("registry %s wants credentials sent unprotected to %s", r.site.name, oneLine(u.Host)), "it must name an https token server")
+	return nil, r.fail(refused, fmt.Sprintf("registry %s wants credentials sent unprotected to %s", r.site.name, r.outside(u.Host)), "it must name an https token server")
 }
 
 func contains(list []string, s string) bool {
