@@ -23,8 +23,7 @@ type Target struct {
 // a child of the caller, like one from Start.
 //
 // A time namespace is not entered; containers started by this package have no
-// clock offsets, so there is nothing to see. A user namespace cannot be entered
-// by a process with several threads, which init is: ErrUnsupported.
+// clock offsets, so there is nothing to see.
 func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (*Process, error) {
 	begin := monotonic()
 	if err := checkCommand(c); err != nil {
@@ -41,7 +40,13 @@ func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (
 
 // enterAll plans to enter every namespace of target that is not the caller's
 // own.
+//
+// Init enters them itself, except PID, which counts for children only, and except
+// where the container has a user namespace: there the launching thread enters all
+// but the mount namespace, whose binary it still needs, and init is born in the
+// user namespace.
 func (p *plan) enterAll(target Target) error {
+	own := false // the container has a user namespace of its own
 	for _, kind := range ns.Kinds() {
 		if kind == ns.Time || !kind.Supported() {
 			continue
@@ -58,8 +63,8 @@ func (p *plan) enterAll(target Target) error {
 		switch {
 		case same:
 		case kind == ns.User:
-			return &StepError{"join user namespace", ErrUnsupported}
-		case kind == ns.PID:
+			own, p.joinUser = true, fd
+		case kind == ns.PID, own && kind != ns.Mount:
 			p.enter = append(p.enter, initproc.Join{Kind: kind, FD: fd})
 		default:
 			p.setup.Joins = append(p.setup.Joins, initproc.Join{Kind: kind, FD: p.add(fd)})

@@ -28,6 +28,7 @@ type plan struct {
 	group    *cgroup.Group
 	userns   *Config           // set if there is a user namespace to prepare for
 	sysctls  []initproc.Sysctl // that the launching thread writes
+	joinUser int               // user namespace init is born into, -1 for the launcher's or a new one
 	netOwned bool              // the network namespace is made with the user namespace
 }
 
@@ -53,7 +54,7 @@ func (p *plan) close() {
 }
 
 func (l *Launcher) newPlan(io *IO) *plan {
-	p := &plan{launcher: l, group: io.Cgroup}
+	p := &plan{launcher: l, group: io.Cgroup, joinUser: -1}
 	for _, file := range []*os.File{io.Stdin, io.Stdout, io.Stderr} {
 		if file == nil {
 			file = l.null

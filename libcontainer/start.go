@@ -13,13 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/initproc"
+	"berth/libcontainer/internal/rawfork"
 	"berth/libcontainer/ns"
 )
 
 // initEnv keeps init's Go runtime small: one processor, without reading control
-// groups to find that out, no garbage collection
-// in the few milliseconds it lives, no signals to preempt it.
-var initEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"}
+// groups to find that out; no garbage collection in the few milliseconds it
+// lives; no signals to preempt it.
+var (
+	initArgs = []string{"berth-init"}
+	initEnv  = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"}
+)
 
 // Start makes the container that c describes and starts its first process. It
 // returns when the command runs, or with a *StepError. If ctx ends before that,
@@ -197,12 +201,13 @@ func (p *plan) clone(sock int) (*Process, error) {
 	proc := &Process{PidFD: -1}
 	attr := p.attr
 	attr.Cloneflags, attr.Setsid, attr.PidFD = p.flags, true, &proc.PidFD
-	null := p.launcher.null.Fd()
-	start := func() (int, error) {
-		return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(binaryFD), []string{"berth-init"}, &syscall.ProcAttr{
-			Env:   initEnv,
-			Files: []uintptr{null, null, null, uintptr(sock), p.launcher.binary.Fd()},
-			Sys:   &attr,
+	start := func() (pid int, err error) {
+		if p.joinUser >= 0 {
+			pid, proc.PidFD, err = p.cloneIntoUserNS(sock, &attr)
+			return pid, err
+		}
+		return syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(binaryFD), initArgs, &syscall.ProcAttr{
+			Env: initEnv, Files: p.initFiles(sock), Sys: &attr,
 		})
 	}
 	pid, err := start()
@@ -223,6 +228,23 @@ func (p *plan) clone(sock int) (*Process, error) {
 		}
 	}
 	return proc, nil
+}
+
+// initFiles are the descriptors of a new init; the command's own come later.
+func (p *plan) initFiles(sock int) []uintptr {
+	null := p.launcher.null.Fd()
+	return []uintptr{null, null, null, uintptr(sock), p.launcher.binary.Fd()}
+}
+
+func (p *plan) cloneIntoUserNS(sock int, attr *syscall.SysProcAttr) (pid, pidfd int, err error) {
+	child := rawfork.Child{UserNS: p.joinUser, Exec: binaryFD, Args: initArgs, Env: initEnv, Cgroup: -1}
+	for _, fd := range p.initFiles(sock) {
+		child.Files = append(child.Files, int(fd))
+	}
+	if attr.UseCgroupFD {
+		child.Cgroup = attr.CgroupFD
+	}
+	return rawfork.Start(&child)
 }
 
 // discard ends a process that is not wanted.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/cgroup"
 	"berth/libcontainer/mount"
 	"berth/libcontainer/ns"
 )
@@ -94,4 +95,42 @@ func TestUserNamespaceJoinNet(t *testing.T) {
 	if got := output(t, l, c, IO{Join: map[ns.Kind]int{ns.Net: fd}}); got != "lo\n77" {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestUserNamespaceExec enters a container that has a user namespace.
+func TestUserNamespaceExec(t *testing.T) {
+	l := newLauncher(t)
+	group := testGroup(t, cgroup.Resources{})
+	p := startSleeper(t, l, mapped(config(busybox(t), "")), IO{Cgroup: group})
+	for i := range 20 {
+		c := config("/", "id; cat /proc/self/uid_map | tr -s ' '; hostname; echo /proc/[0-9]* | wc -w; readlink /proc/self/ns/net; stat -c %u /bin/busybox").Command
+		if i%2 == 1 {
+			c.User.Spec = "alice"
+		}
+		got, err := capture(t, IO{Cgroup: group}, func(io IO) (*Process, error) {
+			return l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &c, io)
+		})
+		must(t, err)
+		net, err := os.Readlink(ns.Net.Path(p.Pid))
+		must(t, err)
+		who := map[int]string{0: "uid=0(root) gid=0(root) groups=0(root)", 1: "uid=1000(alice) gid=1000(alice) groups=29(audio),1000(alice)"}[i%2]
+		want := strings.Join([]string{who, fmt.Sprintf(" 0 %d 65536", shift), "box", "", net, "0"}, "\n")
+		lines := strings.Split(got.out, "\n")
+		if len(lines) == 6 {
+			lines[3] = ""
+		}
+		if strings.Join(lines, "\n") != want {
+			t.Fatalf("got\n%s\nwant\n%s", got.out, want)
+		}
+	}
+	c := Command{Args: []string{"tty"}, Env: []string{"PATH=/bin"}, Terminal: &ConsoleSize{Rows: 10, Cols: 20}}
+	e, err := l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &c, IO{})
+	must(t, err)
+	if text := readConsole(e); !strings.HasPrefix(text, "/dev/pts/") {
+		t.Errorf("tty: %q", text)
+	}
+	if status, err := e.Wait(); err != nil || status.Code != 0 {
+		t.Errorf("tty: %+v, %v", status, err)
+	}
+	e.Close()
 }
