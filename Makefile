@@ -24,7 +24,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: ## install the Debian packages that tests and the demo need (root)
-	@scripts/setup.sh
+	@scripts/setup.sh test
 
 .PHONY: build
 build: ## build all programs into bin/
@@ -35,7 +35,9 @@ build: ## build all programs into bin/
 	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init
 
 .PHONY: demo
-demo: setup build ## show the whole architecture at work, in a network namespace of its own (root)
+demo: ## show the whole architecture at work, in a network namespace of its own (root)
+	@scripts/setup.sh
+	@$(MAKE) --no-print-directory build
 	@scripts/demo.sh
 
 .PHONY: test

@@ -1,0 +1,137 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"berth/test/harness"
+	registrytest "berth/test/registry"
+)
+
+func TestPushRemovePull(t *testing.T) {
+	e := harness.Shared(t)
+	img := e.Busybox(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	ref := reg.Host + "/team/app:v1"
+	id := e.Berth(t, "image", "inspect", "-f", "{{.Id}}", img)
+	e.Berth(t, "tag", img, ref)
+	push := e.Berth(t, "push", ref)
+	_, digest, ok := strings.Cut(push, "digest: ")
+	digest, _, _ = strings.Cut(digest, " ")
+	if !ok || !strings.HasPrefix(digest, "sha256:") {
+		t.Fatalf("push printed %q", push)
+	}
+	e.Berth(t, "rmi", ref)
+	e.Fails(t, 1, []string{"v1"}, "image", "inspect", ref)
+	e.Berth(t, "rmi", "-f", img)
+	if out := e.Berth(t, "images", "-q"); strings.Contains(out, id[7:19]) {
+		t.Errorf("the image is still there: %s", out)
+	}
+	want(t, "pull", lines(e.Berth(t, "pull", ref))[0], ref)
+	want(t, "id after the round trip", e.Berth(t, "image", "inspect", "-f", "{{.Id}}", ref), id)
+	r := e.Try("pull", ref)
+	if r.Code != 0 || !strings.Contains(r.Err, "up to date") {
+		t.Errorf("second pull: %d %q", r.Code, r.Err)
+	}
+	byDigest := reg.Host + "/team/app@" + digest
+	e.Berth(t, "rmi", ref)
+	e.Berth(t, "pull", "-q", byDigest)
+	want(t, "run by digest", e.Berth(t, "run", "--rm", byDigest, "cat", "/www/index.html"), "hello from berth")
+	want(t, "run of an absent image pulls it", e.Berth(t, "run", "--rm", "-q", ref, "echo", "pulled"), "pulled")
+	want(t, "id again", e.Berth(t, "image", "inspect", "-f", "{{.Id}}", ref), id)
+	e.Berth(t, "tag", ref, img)
+	e.Berth(t, "rmi", "-f", ref, byDigest)
+}
+
+func TestPullFailures(t *testing.T) {
+	e := harness.Shared(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	before := e.Berth(t, "images", "-q")
+	e.Fails(t, 1, []string{"not found", "nothing"}, "pull", reg.Host+"/nothing/here:v1")
+	e.Fails(t, 1, []string{"127.0.0.1:1", "refused"}, "pull", "127.0.0.1:1/x/y:z")
+	e.Fails(t, 1, []string{"reference"}, "pull", "Not//A:Reference")
+	e.Fails(t, 1, nil, "pull", reg.Host+"/a/b@sha256:short")
+	e.Fails(t, 125, []string{"not found"}, "run", "--rm", reg.Host+"/nothing/here:v1", "true")
+	tls := registrytest.Start(t, registrytest.Options{TLS: true})
+	e.Fails(t, 1, []string{"certificate"}, "pull", tls.Host+"/x/y:z")
+	auth := registrytest.Start(t, registrytest.Options{Auth: true})
+	e.Fails(t, 1, []string{auth.Host}, "pull", auth.Host+"/x/y:z")
+	want(t, "images after failures", e.Berth(t, "images", "-q"), before)
+}
+
+func TestLogin(t *testing.T) {
+	e := harness.New(t)
+	img := e.Busybox(t)
+	reg := registrytest.Start(t, registrytest.Options{Auth: true})
+	if r := e.TryStdin("wrong", "login", "-u", registrytest.User, "--password-stdin", reg.Host); r.Code != 1 || strings.Contains(r.Err, "wrong\n") {
+		t.Errorf("login with a wrong password: %d %s", r.Code, r.Err)
+	}
+	ref := reg.Host + "/private:1"
+	e.Berth(t, "tag", img, ref)
+	e.Fails(t, 1, []string{"login"}, "push", ref)
+	if r := e.TryStdin(registrytest.Password, "login", "-u", registrytest.User, "--password-stdin", reg.Host); r.Code != 0 || !strings.Contains(r.Out, "Login Succeeded") {
+		t.Fatalf("login: %d %s%s", r.Code, r.Out, r.Err)
+	}
+	e.Berth(t, "push", ref)
+	e.Berth(t, "rmi", "-f", ref)
+	e.Berth(t, "pull", ref)
+	e.Berth(t, "logout", reg.Host)
+	e.Berth(t, "rmi", "-f", ref)
+	e.Fails(t, 1, nil, "pull", ref)
+	if logs := e.Logs(10000); strings.Contains(logs, registrytest.Password) || strings.Contains(logs, "wrong") {
+		t.Error("a password is in the daemons' logs")
+	}
+}
+
+func TestRmiKeepsWhatIsUsed(t *testing.T) {
+	e := harness.Shared(t)
+	img := e.Busybox(t)
+	e.Berth(t, "tag", img, "other:name")
+	want(t, "rmi of one of two names", e.Berth(t, "rmi", "other:name"), "Untagged: other:name")
+	e.Berth(t, "run", "-d", "--name", "user", img, "sleep", "100")
+	e.Fails(t, 1, []string{"container"}, "rmi", img)
+	e.Berth(t, "rm", "-f", "user")
+	want(t, "image is still there", e.Berth(t, "run", "--rm", img, "echo", "yes"), "yes")
+}
+
+func TestImportForms(t *testing.T) {
+	e := harness.Shared(t)
+	tarball := harness.BusyboxTar(t)
+	dir := t.TempDir()
+	gz := filepath.Join(dir, "fs.tar.gz")
+	harness.Sh(t, "sh", "-c", "gzip -c "+tarball+" > "+gz)
+	e.Berth(t, "import", "-c", "ENV A=b", "-c", `ENTRYPOINT ["/bin/echo"]`, "-c", "USER www", "-c", "WORKDIR /www", gz, "form:gz")
+	want(t, "entrypoint", e.Berth(t, "run", "--rm", "form:gz", "hi"), "hi")
+	want(t, "user and workdir", e.Berth(t, "run", "--rm", "--entrypoint", "", "form:gz", "sh", "-c", "id -u; pwd; echo $A"), "33\n/www\nb")
+	e.Berth(t, "rmi", "form:gz")
+	broken := filepath.Join(dir, "broken.tar.gz")
+	b, _ := os.ReadFile(gz)
+	if err := os.WriteFile(broken, b[:len(b)/2], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e.Fails(t, 1, nil, "import", broken, "form:broken")
+	e.Fails(t, 1, []string{"no such file"}, "import", filepath.Join(dir, "absent"))
+	e.Fails(t, 1, nil, "image", "inspect", "form:broken")
+	e.Fails(t, 1, []string{"FROB"}, "import", "-c", "FROB x", gz, "form:frob")
+}
+
+// TestDebian runs a real distribution from its own package manager's output.
+func TestDebian(t *testing.T) {
+	e := harness.Shared(t)
+	e.Berth(t, "import", "-c", `CMD ["bash"]`, harness.DebianTar(t), "debian:bookworm")
+	want(t, "os-release", e.Berth(t, "run", "--rm", "debian:bookworm", "bash", "-c", ". /etc/os-release; echo $ID-$VERSION_CODENAME"), "debian-bookworm")
+	want(t, "package count is a number", e.Berth(t, "run", "--rm", "debian:bookworm", "sh", "-c", "dpkg -l | grep -q ^ii && echo yes"), "yes")
+	want(t, "su", e.Berth(t, "run", "--rm", "debian:bookworm", "su", "daemon", "-s", "/bin/sh", "-c", "id -un"), "daemon")
+	reg := registrytest.Start(t, registrytest.Options{})
+	ref := reg.Host + "/debian:bookworm"
+	e.Berth(t, "tag", "debian:bookworm", ref)
+	e.Berth(t, "push", ref)
+	e.Berth(t, "rmi", "-f", ref, "debian:bookworm")
+	e.Berth(t, "pull", ref)
+	want(t, "after the round trip", e.Berth(t, "run", "--rm", ref, "bash", "-c", "perl -e 'print 6*7'"), "42")
+	e.Berth(t, "rmi", ref)
+}
