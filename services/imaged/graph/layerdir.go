@@ -144,10 +144,6 @@ func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Lim
 	}
 	s.layer.Bytes, s.layer.Entries = result.Bytes, result.Entries
 	s.layer.RootSet, s.layer.RootOpaque = result.RootSet, result.RootOpaque
-	// Leave the padding behind the end mark to nobody: the digest covers it.
-	if _, err := io.Copy(io.Discard, in); err != nil {
-		return err
-	}
 	return layerUnpacked.Hit()
 }
 

@@ -74,19 +74,19 @@ func NewReader(r io.Reader, l Limits) (*Reader, error) {
 }
 
 func (z *Reader) start(head []byte, r *bufio.Reader) error {
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952
+	switch z.kind = KindOf(head); {
+	case z.kind == Gzip:
 		g, err := gzip.NewReader(r)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
-		z.kind, z.src = Gzip, g
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(head): // RFC 8878
+		z.src = g
+	case z.kind == Zstd:
 		d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return err
 		}
-		z.kind, z.src, z.close = Zstd, d, d.Close
+		z.src, z.close = d, d.Close
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
 		return fmt.Errorf("%w: xz compression is not supported", ErrRefused)
 	case bytes.HasPrefix(head, []byte("BZh")):
@@ -95,6 +95,18 @@ func (z *Reader) start(head []byte, r *bufio.Reader) error {
 		z.src = r
 	}
 	return nil
+}
+
+// KindOf tells from the first four bytes or more of a stream how it is
+// compressed. None also stands for what this package does not know.
+func KindOf(head []byte) Kind {
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952
+		return Gzip
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(head): // RFC 8878
+		return Zstd
+	}
+	return None
 }
 
 // isSkippable recognises a zstd stream that begins with a skippable frame, as

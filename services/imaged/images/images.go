@@ -1,0 +1,313 @@
+// Package images knows which images there are, what they are called and what
+// they consist of, and deletes what nobody needs any more.
+//
+// Everything is a record in a journal, written last and removed first: a blob
+// or a layer without a record is garbage from a crash and goes at the next
+// start, and a record never promises what is not on the disk.
+//
+//	image/ID        Image                      ID is the digest of the configuration
+//	ref/NAME        what a name points to; NAME is canonical, with tag or digest
+//	blob/DIGEST     a compressed layer or a document
+//	layer/DIFFID    an unpacked layer, by the digest of its uncompressed tar
+//
+// Blobs and layers are counted: one for each image that needs them and one for
+// each [Lease] under which something is being made of them. At zero they are
+// deleted. An image stays while it has a name or a container uses it.
+package images
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"berth/internal/fault"
+	"berth/internal/faultpoint"
+	"berth/internal/journal"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/store"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/opencontainers/go-digest"
+)
+
+var (
+	imageNamed = faultpoint.Declare("imaged.image-named", "an image's record is written, the answer not yet sent")
+	rmiMarked  = faultpoint.Declare("imaged.rmi-marked", "an image's records are gone, its data is still there")
+	rmiSwept   = faultpoint.Declare("imaged.rmi-swept", "an image's data is deleted, the answer not yet sent")
+)
+
+// Image is one image for one platform. It never changes, except that the same
+// image may arrive once more with other manifest and blobs (a different
+// compression), which then take the place of the old.
+type Image struct {
+	ID        digest.Digest `json:"id"`
+	Manifest  digest.Digest `json:"manifest"`
+	MediaType string        `json:"media_type"` // of the manifest
+	Layers    []Layer       `json:"layers"`     // bottom first
+	Stored    time.Time     `json:"stored"`     // when it was recorded here
+}
+
+// Layer is one layer of an image: the compressed blob and what it contains.
+type Layer struct {
+	Blob   digest.Digest `json:"blob"`
+	DiffID digest.Digest `json:"diff_id"`
+}
+
+// blobs are all the blobs the image needs, each once.
+func (i *Image) blobs() []digest.Digest {
+	all := []digest.Digest{i.ID, i.Manifest}
+	for _, l := range i.Layers {
+		all = append(all, l.Blob)
+	}
+	return unique(all)
+}
+
+// diffIDs are the layers it needs, each once: an image may repeat the empty one.
+func (i *Image) diffIDs() []digest.Digest {
+	var all []digest.Digest
+	for _, l := range i.Layers {
+		all = append(all, l.DiffID)
+	}
+	return unique(all)
+}
+
+func unique(all []digest.Digest) []digest.Digest {
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Ref is what a name points to.
+type Ref struct {
+	Image digest.Digest `json:"image"`
+	// Target is the digest of what the registry had under the name: the
+	// manifest, or an index that lists it. Empty for names given here.
+	Target digest.Digest `json:"target,omitempty"`
+	Since  time.Time     `json:"since"`
+}
+
+// Blob is the record of a blob.
+type Blob struct {
+	Size int64 `json:"size"` // bytes
+	// DiffID is set for layers: what it contains.
+	DiffID digest.Digest `json:"diff_id,omitempty"`
+}
+
+// Images is the set of images. Its methods may be called from any goroutine.
+type Images struct {
+	journal *journal.Journal
+	store   *store.Store
+	driver  graph.Driver
+	log     hclog.Logger
+
+	mu     sync.RWMutex
+	images map[digest.Digest]*entry
+	refs   map[string]Ref
+	blobs  map[digest.Digest]*blob
+	layers map[digest.Digest]*layer
+}
+
+// entry is an image in memory.
+type entry struct {
+	Image
+	config manifest.Config
+	users  int // containers
+	names  int
+}
+
+type blob struct {
+	Blob
+	count int
+}
+
+type layer struct {
+	graph.Layer
+	count int
+}
+
+// Open reads the records in j and makes disk and records agree: what is on the
+// disk without a record goes, and so do records nobody refers to.
+func Open(j *journal.Journal, s *store.Store, d graph.Driver, log hclog.Logger) (*Images, error) {
+	m := &Images{
+		journal: j, store: s, driver: d, log: log,
+		images: map[digest.Digest]*entry{}, refs: map[string]Ref{},
+		blobs: map[digest.Digest]*blob{}, layers: map[digest.Digest]*layer{},
+	}
+	for _, step := range []func() error{m.loadBlobs, m.loadLayers, m.loadImages, m.loadRefs, m.dropUnused} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+const (
+	imagePrefix = "image/"
+	refPrefix   = "ref/"
+	blobPrefix  = "blob/"
+	layerPrefix = "layer/"
+)
+
+// each decodes the records below prefix.
+func each[T any](j *journal.Journal, prefix string, f func(key string, value T) error) error {
+	for key, raw := range j.Range(prefix) {
+		var v T
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return fault.DataLoss.Errorf("BAD_RECORD", "record %s is damaged: %w", key, err)
+		}
+		if err := f(key[len(prefix):], v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadBlobs keeps the records whose blob is there in full length, and deletes
+// blobs without a record. An image that misses one is reported when it is used
+// and mended by the next pull.
+func (m *Images) loadBlobs() error {
+	onDisk := map[digest.Digest]int64{}
+	for info, err := range m.store.All() {
+		if err != nil {
+			return err
+		}
+		onDisk[info.Digest] = info.Size
+	}
+	err := each(m.journal, blobPrefix, func(key string, b Blob) error {
+		d := digest.Digest(key)
+		if size, ok := onDisk[d]; !ok || size != b.Size {
+			m.log.Error("blob is missing or cut short", "digest", d)
+			return nil
+		}
+		m.blobs[d] = &blob{Blob: b}
+		delete(onDisk, d)
+		return nil
+	})
+	for d := range onDisk {
+		err = errors.Join(err, m.store.Delete(d))
+	}
+	return err
+}
+
+// loadLayers is loadBlobs for layers.
+func (m *Images) loadLayers() error {
+	names, err := m.driver.Layers()
+	if err != nil {
+		return err
+	}
+	onDisk := map[string]bool{}
+	for _, n := range names {
+		onDisk[n] = true
+	}
+	err = each(m.journal, layerPrefix, func(key string, l graph.Layer) error {
+		if !onDisk[l.Name] {
+			m.log.Error("layer is missing", "diff_id", key, "layer", l.Name)
+			return nil
+		}
+		m.layers[digest.Digest(key)] = &layer{Layer: l}
+		delete(onDisk, l.Name)
+		return nil
+	})
+	for n := range onDisk {
+		err = errors.Join(err, m.driver.Remove(n))
+	}
+	return err
+}
+
+func (m *Images) loadImages() error {
+	return each(m.journal, imagePrefix, func(key string, i Image) error {
+		e := &entry{Image: i}
+		if raw, err := m.store.ReadAll(i.ID, manifest.MaxBytes); err != nil {
+			m.log.Error("image is damaged", "image", i.ID, "error", err)
+		} else if e.config, err = manifest.ParseConfig(raw); err != nil {
+			m.log.Error("image is damaged", "image", i.ID, "error", err)
+		}
+		m.images[i.ID] = e
+		m.count(&e.Image, 1)
+		return nil
+	})
+}
+
+func (m *Images) loadRefs() error {
+	return each(m.journal, refPrefix, func(name string, r Ref) error {
+		if e := m.images[r.Image]; e != nil {
+			m.refs[name] = r
+			e.names++
+		}
+		return nil
+	})
+}
+
+// dropUnused deletes what a crash left recorded but unused: layers of a pull
+// that did not get to its image.
+func (m *Images) dropUnused() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sweep(&journal.Batch{})
+}
+
+// count adds n to the count of everything image i needs. The caller holds mu.
+func (m *Images) count(i *Image, n int) {
+	for _, d := range i.blobs() {
+		if b := m.blobs[d]; b != nil {
+			b.count += n
+		}
+	}
+	for _, d := range i.diffIDs() {
+		if l := m.layers[d]; l != nil {
+			l.count += n
+		}
+	}
+}
+
+// sweep commits batch together with the removal of all blobs and layers that
+// nothing needs any more, and then deletes these. The caller holds mu.
+func (m *Images) sweep(batch *journal.Batch) error {
+	var blobs, layers []digest.Digest
+	for d, b := range m.blobs {
+		if b.count == 0 {
+			blobs = append(blobs, d)
+			batch.Delete(blobPrefix + d.String())
+		}
+	}
+	for d, l := range m.layers {
+		if l.count == 0 {
+			layers = append(layers, d)
+			batch.Delete(layerPrefix + d.String())
+		}
+	}
+	if batch.Len() == 0 {
+		return nil
+	}
+	// On the disk before anything is deleted, or a power cut could bring the
+	// records back without what they promise.
+	if err := m.journal.Commit(batch, true); err != nil {
+		return err
+	}
+	if err := rmiMarked.Hit(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range blobs {
+		errs = append(errs, m.store.Delete(d))
+		delete(m.blobs, d)
+	}
+	for _, d := range layers {
+		errs = append(errs, m.driver.Remove(m.layers[d].Name))
+		delete(m.layers, d)
+	}
+	errs = append(errs, rmiSwept.Hit())
+	return errors.Join(errs...)
+}
+
+func put(b *journal.Batch, key string, value any) error {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode record %s: %w", key, err)
+	}
+	b.Put(key, raw)
+	return nil
+}

@@ -1,0 +1,253 @@
+package images
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"berth/internal/fault"
+	"berth/internal/journal"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/store"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Lease keeps blobs and layers alive while an image is made of them. Release it
+// in the end: what no image took over by then is deleted. Its methods may be
+// called from any goroutine.
+type Lease struct {
+	images *Images
+
+	mu     sync.Mutex
+	blobs  []digest.Digest
+	layers []digest.Digest
+}
+
+// Lease makes an empty lease.
+func (m *Images) Lease() *Lease { return &Lease{images: m} }
+
+// Blob takes hold of blob d and reports whether it is in the store.
+func (l *Lease) Blob(d digest.Digest) (Blob, bool) {
+	m := l.images
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.blobs[d]
+	if b == nil {
+		return Blob{}, false
+	}
+	l.holdBlob(d, b)
+	return b.Blob, true
+}
+
+func (l *Lease) holdBlob(d digest.Digest, b *blob) {
+	b.count++
+	l.mu.Lock()
+	l.blobs = append(l.blobs, d)
+	l.mu.Unlock()
+}
+
+// Layer takes hold of the layer diffID and reports whether it is unpacked.
+func (l *Lease) Layer(diffID digest.Digest) (graph.Layer, bool) {
+	m := l.images
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have := m.layers[diffID]
+	if have == nil {
+		return graph.Layer{}, false
+	}
+	l.holdLayer(diffID, have)
+	return have.Layer, true
+}
+
+func (l *Lease) holdLayer(d digest.Digest, have *layer) {
+	have.count++
+	l.mu.Lock()
+	l.layers = append(l.layers, d)
+	l.mu.Unlock()
+}
+
+// AddDocument stores and records a small blob that must have the digest d, and
+// takes hold of it.
+func (l *Lease) AddDocument(raw []byte, d digest.Digest) error {
+	b := Blob{Size: int64(len(raw))}
+	return l.add(d, b, nil, func() error { return l.images.store.PutAs(raw, d) })
+}
+
+// AddLayer publishes and records a compressed layer, verified and on the disk,
+// and takes hold of it. staged, which is synced, is what it contains: it is
+// committed as the layer diffID, unless there is one already.
+func (l *Lease) AddLayer(b *store.Staged, diffID digest.Digest, staged graph.Staged) error {
+	publish := func() error {
+		_, err := b.Publish()
+		return err
+	}
+	return l.add(b.Digest(), Blob{Size: b.Size(), DiffID: diffID}, staged, publish)
+}
+
+// add is done under the lock from the publishing to the record: otherwise the
+// sweep of an older copy could delete the new one in between.
+func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, publish func() error) (err error) {
+	m := l.images
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.blobs[d] != nil
+	if !known || staged != nil {
+		if err := publish(); err != nil {
+			return err
+		}
+	}
+	var fresh *layer
+	defer func() {
+		if err == nil {
+			return
+		}
+		if !known {
+			m.store.Delete(d)
+		}
+		if fresh != nil {
+			m.driver.Remove(fresh.Name)
+		}
+	}()
+	var batch journal.Batch
+	if err := put(&batch, blobPrefix+d.String(), b); err != nil {
+		return err
+	}
+	if staged != nil && m.layers[b.DiffID] == nil {
+		if err := staged.Commit(); err != nil {
+			return err
+		}
+		fresh = &layer{Layer: staged.Layer()}
+		if err := put(&batch, layerPrefix+b.DiffID.String(), fresh.Layer); err != nil {
+			return err
+		}
+	}
+	// Not yet durable: the image's record will be, and without it these are
+	// only garbage.
+	if err := m.journal.Commit(&batch, false); err != nil {
+		return err
+	}
+	m.hold(l, d, b, fresh)
+	return nil
+}
+
+// hold enters what was added, and the lease's hold on it.
+func (m *Images) hold(l *Lease, d digest.Digest, b Blob, fresh *layer) {
+	if m.blobs[d] == nil {
+		m.blobs[d] = &blob{Blob: b, count: m.needing(func(i *Image) bool { return slices.Contains(i.blobs(), d) })}
+	}
+	m.blobs[d].Blob = b
+	l.holdBlob(d, m.blobs[d])
+	if fresh != nil {
+		fresh.count = m.needing(func(i *Image) bool { return slices.Contains(i.diffIDs(), b.DiffID) })
+		m.layers[b.DiffID] = fresh
+	}
+	if have := m.layers[b.DiffID]; have != nil {
+		l.holdLayer(b.DiffID, have)
+	}
+}
+
+// needing counts the images that need a part which was missing until now: a
+// damaged image may have been waiting for it.
+func (m *Images) needing(needs func(*Image) bool) int {
+	n := 0
+	for _, e := range m.images {
+		if needs(&e.Image) {
+			n++
+		}
+	}
+	return n
+}
+
+// AddImage records an image all of whose parts are held by the lease, under
+// the given names, and returns when that is on the disk. A name that pointed
+// elsewhere is moved; what it pointed to stays, if need be without a name,
+// until it is removed or pruned.
+func (l *Lease) AddImage(i Image, refs map[string]Ref) error {
+	m := l.images
+	raw, err := m.store.ReadAll(i.ID, manifest.MaxBytes)
+	if err != nil {
+		return err
+	}
+	config, err := manifest.ParseConfig(raw)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.complete(&i); err != nil {
+		return err
+	}
+	var batch journal.Batch
+	old := m.images[i.ID]
+	i.Stored = time.Now()
+	if old != nil {
+		i.Stored = old.Stored
+	}
+	if err := put(&batch, imagePrefix+i.ID.String(), i); err != nil {
+		return err
+	}
+	e := &entry{Image: i, config: config}
+	if old != nil {
+		e.users, e.names = old.users, old.names
+	}
+	m.images[i.ID] = e
+	m.count(&e.Image, 1)
+	if old != nil {
+		m.count(&old.Image, -1)
+	}
+	undo := func() {
+		m.count(&e.Image, -1)
+		delete(m.images, i.ID)
+		if old != nil {
+			m.images[i.ID] = old
+			m.count(&old.Image, 1)
+		}
+	}
+	if err := m.name(&batch, refs, undo); err != nil {
+		return err
+	}
+	return imageNamed.Hit()
+}
+
+// complete makes sure that everything the image needs is there.
+func (m *Images) complete(i *Image) error {
+	for _, d := range i.blobs() {
+		if m.blobs[d] == nil {
+			return fault.Internal.Errorf("INCOMPLETE", "image %s lacks blob %s", i.ID, d)
+		}
+	}
+	for _, l := range i.Layers {
+		if m.layers[l.DiffID] == nil {
+			return fault.Internal.Errorf("INCOMPLETE", "image %s lacks layer %s", i.ID, l.DiffID)
+		}
+	}
+	return nil
+}
+
+// Release ends the lease.
+func (l *Lease) Release() {
+	m := l.images
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	unused := false
+	for _, d := range l.blobs {
+		if b := m.blobs[d]; b != nil {
+			b.count--
+			unused = unused || b.count == 0
+		}
+	}
+	for _, d := range l.layers {
+		if have := m.layers[d]; have != nil {
+			have.count--
+			unused = unused || have.count == 0
+		}
+	}
+	l.blobs, l.layers = nil, nil
+	if unused {
+		if err := m.sweep(&journal.Batch{}); err != nil {
+			m.log.Error("delete unused blobs and layers", "error", err)
+		}
+	}
+}

@@ -1,0 +1,312 @@
+package images
+
+import (
+	"errors"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/fault"
+	"berth/internal/journal"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// ParseName gives the canonical form of a name: with registry, and with the tag
+// "latest" if it has neither tag nor digest.
+func ParseName(text string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(text)
+	if err != nil {
+		return nil, fault.InvalidArgument.Errorf("BAD_REFERENCE", "%q is not an image name: %w", text, err).With("image", text)
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// key is the name under which a reference is recorded. One with tag and digest
+// goes by the digest: the tag may have moved on.
+func key(named reference.Named) string {
+	if c, ok := named.(reference.Canonical); ok {
+		return reference.TrimNamed(named).Name() + "@" + c.Digest().String()
+	}
+	return named.String()
+}
+
+// Names are the records a pull of named makes, target being what the registry
+// had under the name: the name itself, and the repository with the digest.
+func Names(named reference.Named, image, target digest.Digest) map[string]Ref {
+	r := Ref{Image: image, Target: target, Since: time.Now()}
+	return map[string]Ref{
+		key(named): r,
+		reference.TrimNamed(named).Name() + "@" + target.String(): r,
+	}
+}
+
+// name commits batch together with refs. When nothing was written it calls
+// undo. The caller holds mu.
+func (m *Images) name(batch *journal.Batch, refs map[string]Ref, undo func()) error {
+	for name, r := range refs {
+		if err := put(batch, refPrefix+name, r); err != nil {
+			undo()
+			return err
+		}
+	}
+	if err := m.journal.Commit(batch, true); err != nil {
+		undo()
+		return err
+	}
+	for name, r := range refs {
+		if old, ok := m.refs[name]; ok {
+			m.images[old.Image].names--
+		}
+		m.refs[name] = r
+		m.images[r.Image].names++
+	}
+	return nil
+}
+
+// Tag gives the image a further name, taking it from another image if need be.
+func (m *Images) Tag(id digest.Digest, named reference.Named) error {
+	if _, ok := named.(reference.Canonical); ok {
+		return fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: a tag cannot have a digest", named)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.images[id] == nil {
+		return notFound(id.String())
+	}
+	ref := Ref{Image: id, Since: time.Now()}
+	if err := m.name(&journal.Batch{}, map[string]Ref{key(named): ref}, func() {}); err != nil {
+		return err
+	}
+	return imageNamed.Hit()
+}
+
+// Pushed notes that the registry has the image under named as target.
+func (m *Images) Pushed(id digest.Digest, named reference.Named, target digest.Digest) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.images[id] == nil {
+		return notFound(id.String())
+	}
+	name := reference.TrimNamed(named).Name() + "@" + target.String()
+	return m.name(&journal.Batch{}, map[string]Ref{name: {Image: id, Target: target, Since: time.Now()}}, func() {})
+}
+
+func notFound(text string) error {
+	return fault.NotFound.Errorf("IMAGE_NOT_FOUND", "no such image: %s", text).With("image", text)
+}
+
+var (
+	fullID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{64}$`)
+	partID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{4,63}$`)
+)
+
+// Found is an image and how it was asked for.
+type Found struct {
+	Image
+	// Name is the canonical name it was found by; empty if by its id.
+	Name string
+}
+
+// Find looks text up: a whole id, else a name, else the beginning of an id.
+// NotFound if there is none, InvalidArgument if text fits several or nothing.
+func (m *Images) Find(text string) (Found, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.find(text)
+}
+
+func (m *Images) find(text string) (Found, error) {
+	if fullID.MatchString(text) {
+		if e := m.images[digest.NewDigestFromEncoded(digest.SHA256, strings.TrimPrefix(text, "sha256:"))]; e != nil {
+			return Found{Image: e.Image}, nil
+		}
+		return Found{}, notFound(text)
+	}
+	named, err := ParseName(text)
+	if err == nil {
+		if r, ok := m.refs[key(named)]; ok {
+			return Found{Image: m.images[r.Image].Image, Name: key(named)}, nil
+		}
+	}
+	if partID.MatchString(text) {
+		return m.findPart(text)
+	}
+	if err != nil {
+		return Found{}, err
+	}
+	return Found{}, notFound(text)
+}
+
+func (m *Images) findPart(text string) (Found, error) {
+	var found *entry
+	for id, e := range m.images {
+		if strings.HasPrefix(id.Encoded(), strings.TrimPrefix(text, "sha256:")) {
+			if found != nil {
+				return Found{}, fault.InvalidArgument.Errorf("AMBIGUOUS_ID", "%s is the beginning of several images' ids", text).With("image", text)
+			}
+			found = e
+		}
+	}
+	if found == nil {
+		return Found{}, notFound(text)
+	}
+	return Found{Image: found.Image}, nil
+}
+
+// Removal is what Remove did.
+type Removal struct {
+	Untagged []string        // canonical names
+	Deleted  []digest.Digest // ids of images, diff ids of layers
+	Bytes    int64           // of blobs and layers that went
+}
+
+// Remove takes away the name that text is, and with the last tag the image. If
+// text is an id all names go, which takes force when there are several. An
+// image that containers use keeps its data: FailedPrecondition, or with force
+// only its names go.
+func (m *Images) Remove(text string, force bool) (Removal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	found, err := m.find(text)
+	if err != nil {
+		return Removal{}, err
+	}
+	e := m.images[found.ID]
+	goes := m.namesToRemove(e, found.Name)
+	last := len(goes) == e.names
+	if found.Name == "" && repositories(goes) > 1 && !force {
+		return Removal{}, fault.FailedPrecondition.Errorf("IMAGE_HAS_NAMES", "image %s has several names", short(e.ID)).
+			With("image", text).Hint("remove it by name, or with --force")
+	}
+	if last && e.users > 0 && !force {
+		return Removal{}, fault.FailedPrecondition.Errorf("IMAGE_IN_USE", "image %s is used by %d containers", text, e.users).
+			With("image", text).Hint("remove the containers first, or with --force the name only")
+	}
+	if last && e.users > 0 && len(goes) == 0 {
+		return Removal{}, fault.FailedPrecondition.Errorf("IMAGE_IN_USE", "image %s is used by %d containers", text, e.users).With("image", text)
+	}
+	return m.remove(e, goes, last && e.users == 0)
+}
+
+// namesToRemove are the names that go with name, or all if that is empty. A
+// repository's digests go with its last tag: nobody gave them by hand.
+func (m *Images) namesToRemove(e *entry, name string) []string {
+	var all []string
+	for n, r := range m.refs {
+		if r.Image == e.ID {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	if name == "" {
+		return all
+	}
+	repo := repository(name)
+	tags := slices.DeleteFunc(slices.Clone(all), func(n string) bool {
+		return n == name || repository(n) != repo || strings.Contains(n, "@")
+	})
+	if len(tags) > 0 || strings.Contains(name, "@") {
+		return []string{name}
+	}
+	return slices.DeleteFunc(all, func(n string) bool { return n != name && (repository(n) != repo || !strings.Contains(n, "@")) })
+}
+
+func repository(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	return name
+}
+
+// repositories counts the tags, and the repositories that have none.
+func repositories(names []string) int {
+	tags := map[string]bool{}
+	for _, n := range names {
+		if !strings.Contains(n, "@") {
+			tags[n] = true
+		}
+	}
+	if len(tags) > 0 {
+		return len(tags)
+	}
+	repos := map[string]bool{}
+	for _, n := range names {
+		repos[repository(n)] = true
+	}
+	return len(repos)
+}
+
+// remove deletes names, and the image with them if whole.
+func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
+	var batch journal.Batch
+	for _, n := range names {
+		batch.Delete(refPrefix + n)
+	}
+	if !whole {
+		if err := m.journal.Commit(&batch, true); err != nil {
+			return Removal{}, err
+		}
+		m.forget(e, names)
+		return Removal{Untagged: names}, nil
+	}
+	batch.Delete(imagePrefix + e.ID.String())
+	blobs, layers := maps.Clone(m.blobs), maps.Clone(m.layers)
+	m.count(&e.Image, -1)
+	delete(m.images, e.ID)
+	if err := m.sweep(&batch); err != nil {
+		if _, ok := m.journal.Get(imagePrefix + e.ID.String()); ok { // nothing was written
+			m.images[e.ID] = e
+			m.count(&e.Image, 1)
+			return Removal{}, err
+		}
+		m.log.Error("delete image", "image", e.ID, "error", err)
+	}
+	m.forget(e, names)
+	r := Removal{Untagged: names, Deleted: []digest.Digest{e.ID}}
+	for d, b := range blobs {
+		if m.blobs[d] == nil {
+			r.Bytes += b.Size
+		}
+	}
+	for d, l := range layers {
+		if m.layers[d] == nil {
+			r.Bytes += l.Bytes
+			r.Deleted = append(r.Deleted, d)
+		}
+	}
+	return r, nil
+}
+
+func (m *Images) forget(e *entry, names []string) {
+	for _, n := range names {
+		delete(m.refs, n)
+	}
+	e.names -= len(names)
+}
+
+// Prune deletes the images that no container uses and that have no name, or
+// with all whatever names they have, if keep does not want them.
+func (m *Images) Prune(all bool, keep func(Info) bool) (Removal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var sum Removal
+	var errs []error
+	for _, e := range slices.Collect(maps.Values(m.images)) {
+		if e.users > 0 || e.names > 0 && !all || keep(m.info(e)) {
+			continue
+		}
+		r, err := m.remove(e, m.namesToRemove(e, ""), true)
+		errs = append(errs, err)
+		sum.Untagged = append(sum.Untagged, r.Untagged...)
+		sum.Deleted = append(sum.Deleted, r.Deleted...)
+		sum.Bytes += r.Bytes
+	}
+	return sum, errors.Join(errs...)
+}
+
+func short(d digest.Digest) string { return d.Encoded()[:12] }

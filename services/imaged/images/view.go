@@ -1,0 +1,205 @@
+package images
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/fault"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/manifest"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// Info is an image with all that is known of it.
+type Info struct {
+	Image
+	Config  manifest.Config
+	Tags    []string // familiar form: "nginx:latest"
+	Digests []string // familiar form: "nginx@sha256:…"
+	Size    int64    // bytes of the files in all layers
+	Users   int      // containers
+	Created time.Time
+}
+
+// info describes e. The caller holds mu.
+func (m *Images) info(e *entry) Info {
+	i := Info{Image: e.Image, Config: e.config, Users: e.users, Created: e.Stored}
+	if c := e.config.Created; c != nil {
+		i.Created = *c
+	}
+	for _, l := range e.Layers {
+		if have := m.layers[l.DiffID]; have != nil {
+			i.Size += have.Bytes
+		}
+	}
+	return i
+}
+
+// addNames fills in Tags and Digests of all infos in one pass over the names.
+func (m *Images) addNames(infos map[digest.Digest]*Info) {
+	for name, r := range m.refs {
+		i := infos[r.Image]
+		if i == nil {
+			continue
+		}
+		if strings.Contains(name, "@") {
+			i.Digests = append(i.Digests, Familiar(name))
+		} else {
+			i.Tags = append(i.Tags, Familiar(name))
+		}
+	}
+	for _, i := range infos {
+		slices.Sort(i.Tags)
+		slices.Sort(i.Digests)
+	}
+}
+
+// Familiar is the form of a canonical name that people write.
+func Familiar(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarString(named)
+}
+
+// List is all images, newest first.
+func (m *Images) List() []Info {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	infos := make(map[digest.Digest]*Info, len(m.images))
+	for id, e := range m.images {
+		i := m.info(e)
+		infos[id] = &i
+	}
+	m.addNames(infos)
+	all := make([]Info, 0, len(infos))
+	for _, i := range infos {
+		all = append(all, *i)
+	}
+	slices.SortFunc(all, func(a, b Info) int {
+		if c := b.Created.Compare(a.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return all
+}
+
+// Inspect describes the image id.
+func (m *Images) Inspect(id digest.Digest) (Info, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	e := m.images[id]
+	if e == nil {
+		return Info{}, notFound(id.String())
+	}
+	i := m.info(e)
+	m.addNames(map[digest.Digest]*Info{id: &i})
+	return i, nil
+}
+
+// LayerSizes are the bytes of the files in each layer of i, bottom first.
+func (m *Images) LayerSizes(i Image) []int64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	sizes := make([]int64, len(i.Layers))
+	for n, l := range i.Layers {
+		if have := m.layers[l.DiffID]; have != nil {
+			sizes[n] = have.Bytes
+		}
+	}
+	return sizes
+}
+
+// Use is a container's hold on an image.
+type Use struct {
+	Image  Image
+	Config manifest.Config
+	Layers []graph.Layer // bottom first
+}
+
+// Use takes hold of the image id for a container; Unuse gives it back. DataLoss
+// if part of the image is missing.
+func (m *Images) Use(id digest.Digest) (Use, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.images[id]
+	if e == nil {
+		return Use{}, notFound(id.String())
+	}
+	u := Use{Image: e.Image, Config: e.config}
+	for _, l := range e.Layers {
+		have := m.layers[l.DiffID]
+		if have == nil {
+			return Use{}, damaged(id, l.DiffID)
+		}
+		u.Layers = append(u.Layers, have.Layer)
+	}
+	if m.blobs[id] == nil {
+		return Use{}, damaged(id, id)
+	}
+	e.users++
+	return u, nil
+}
+
+func damaged(id, part digest.Digest) error {
+	return fault.DataLoss.Errorf("IMAGE_DAMAGED", "image %s is damaged: %s is missing", short(id), part).
+		With("image", id.String()).Hint("pull it again")
+}
+
+// Unuse ends a container's hold.
+func (m *Images) Unuse(id digest.Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.images[id]; e != nil && e.users > 0 {
+		e.users--
+	}
+}
+
+// Usage is the disk space of blobs and of layers' files, in bytes.
+type Usage struct {
+	Blobs, LayerBytes int64
+	Images, Layers    int
+}
+
+// Usage adds up what all images take.
+func (m *Images) Usage() Usage {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	u := Usage{Images: len(m.images), Layers: len(m.layers)}
+	for _, b := range m.blobs {
+		u.Blobs += b.Size
+	}
+	for _, l := range m.layers {
+		u.LayerBytes += l.Bytes
+	}
+	return u
+}
+
+// Verify reads everything image id consists of and compares it with its
+// digests; blobs only, as unpacked layers have none.
+func (m *Images) Verify(id digest.Digest) error {
+	info, err := m.Inspect(id)
+	if err != nil {
+		return err
+	}
+	for _, d := range info.blobs() {
+		if err := m.store.Verify(d); err != nil {
+			return fmt.Errorf("image %s: %w", short(id), err)
+		}
+	}
+	return nil
+}
+
+// names is for tests: all recorded names.
+func (m *Images) names() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Sorted(maps.Keys(m.refs))
+}

@@ -1,0 +1,176 @@
+// Package importer makes an image of one layer from the archive of a root file
+// system, such as "tar -C rootfs -c ." gives.
+package importer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"berth/services/imaged/graph"
+	"berth/services/imaged/images"
+	"berth/services/imaged/inflate"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/pull"
+	"berth/services/imaged/store"
+	"berth/services/imaged/unpack"
+
+	"github.com/distribution/reference"
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Importer imports archives.
+type Importer struct {
+	Store   *store.Store
+	Driver  graph.Driver
+	Images  *images.Images
+	Unpack  unpack.Limits
+	Inflate inflate.Limits
+}
+
+// Request says what to make of an archive.
+type Request struct {
+	Archive  io.Reader       // tar, plain or compressed with gzip or zstd
+	Name     reference.Named // may be nil
+	Platform string          // "os/arch[/variant]"; empty: the host's
+	Changes  []string        // Dockerfile instructions, see apply
+	Message  string          // for the history
+	Progress func(read int64)
+}
+
+// Import makes the image. A failed one leaves nothing behind.
+func (im *Importer) Import(ctx context.Context, r Request) (images.Image, error) {
+	config, err := newConfig(r)
+	if err != nil {
+		return images.Image{}, err
+	}
+	lease := im.Images.Lease()
+	defer lease.Release()
+	layer, diffID, err := im.layer(ctx, r, lease)
+	if err != nil {
+		return images.Image{}, err
+	}
+	config.RootFS.DiffIDs = []digest.Digest{diffID}
+	rawConfig, err := json.Marshal(config)
+	if err != nil {
+		return images.Image{}, err
+	}
+	configDesc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(rawConfig), Size: int64(len(rawConfig))}
+	raw, manifestDigest, err := manifest.New(configDesc, []ocispec.Descriptor{layer})
+	if err != nil {
+		return images.Image{}, err
+	}
+	for d, b := range map[digest.Digest][]byte{configDesc.Digest: rawConfig, manifestDigest: raw} {
+		if err := lease.AddDocument(b, d); err != nil {
+			return images.Image{}, err
+		}
+	}
+	image := images.Image{
+		ID: configDesc.Digest, Manifest: manifestDigest, MediaType: ocispec.MediaTypeImageManifest,
+		Layers: []images.Layer{{Blob: layer.Digest, DiffID: diffID}},
+	}
+	names := map[string]images.Ref{}
+	if r.Name != nil {
+		names[r.Name.String()] = images.Ref{Image: image.ID, Since: time.Now()}
+	}
+	return image, lease.AddImage(image, names)
+}
+
+func newConfig(r Request) (manifest.Config, error) {
+	platform, err := manifest.Platform(r.Platform)
+	if err != nil {
+		return manifest.Config{}, err
+	}
+	now := time.Now().UTC()
+	c := manifest.Config{
+		Created: &now, Architecture: platform.Architecture, OS: platform.OS, Variant: platform.Variant,
+		History: []manifest.History{{Created: &now, CreatedBy: "import", Comment: r.Message}},
+	}
+	c.RootFS.Type = "layers"
+	for _, change := range r.Changes {
+		if err := apply(&c.Config, change); err != nil {
+			return manifest.Config{}, err
+		}
+	}
+	return c, nil
+}
+
+// layer stores the archive as a blob and as an unpacked layer, in one pass.
+func (im *Importer) layer(ctx context.Context, r Request, lease *images.Lease) (ocispec.Descriptor, digest.Digest, error) {
+	blob, err := im.Store.StageNew()
+	if err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	defer blob.Discard()
+	in := bufio.NewReaderSize(&counted{r: r.Archive, progress: r.Progress}, 256<<10)
+	out, mediaType, err := sink(in, blob)
+	if err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	tee := io.TeeReader(in, out)
+	staged, diffID, err := pull.Unpack(ctx, im.Driver, tee, im.Inflate, im.Unpack)
+	if err != nil {
+		return ocispec.Descriptor{}, "", fmt.Errorf("import: %w", err)
+	}
+	defer staged.Discard()
+	if _, err := io.Copy(io.Discard, tee); err != nil { // what a decoder leaves behind its end belongs to the blob
+		return ocispec.Descriptor{}, "", fmt.Errorf("import: %w", err)
+	}
+	if err := out.Close(); err != nil {
+		return ocispec.Descriptor{}, "", fmt.Errorf("import: %w", err)
+	}
+	if err := blob.Verify(); err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	if err := staged.Sync(); err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	if err := blob.Sync(); err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: blob.Digest(), Size: blob.Size()}
+	return desc, diffID, lease.AddLayer(blob, diffID, staged)
+}
+
+// sink is where the archive's bytes go on their way to the blob: a compressed
+// archive is kept as it is, a plain one is compressed, fast rather than small.
+func sink(in *bufio.Reader, blob io.Writer) (io.WriteCloser, string, error) {
+	head, err := in.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, "", fmt.Errorf("import: %w", err)
+	}
+	switch inflate.KindOf(head) {
+	case inflate.Gzip:
+		return keep{blob}, ocispec.MediaTypeImageLayerGzip, nil
+	case inflate.Zstd:
+		return keep{blob}, ocispec.MediaTypeImageLayerZstd, nil
+	}
+	z, err := gzip.NewWriterLevel(blob, gzip.BestSpeed)
+	return z, ocispec.MediaTypeImageLayerGzip, err
+}
+
+// keep writes through.
+type keep struct{ io.Writer }
+
+func (keep) Close() error { return nil }
+
+// counted reports how much was read.
+type counted struct {
+	r        io.Reader
+	n        int64
+	progress func(int64)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.progress != nil && n > 0 {
+		c.progress(c.n)
+	}
+	return n, err
+}

@@ -1,0 +1,345 @@
+package pull
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"berth/internal/fault"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/images"
+	"berth/services/imaged/inflate"
+	"berth/services/imaged/registry"
+	"berth/services/imaged/store"
+	"berth/services/imaged/unpack"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// fetches are the layers under way, by the digest of the compressed blob.
+type fetches struct {
+	mu        sync.Mutex
+	running   map[digest.Digest]*fetch
+	downloads chan struct{} // one element for each download under way
+	unpacks   chan struct{}
+}
+
+// fetch is one layer on its way, for everybody who wants it. It is cancelled
+// when the last of them has left. Its lease keeps the result until each has
+// taken hold of it.
+type fetch struct {
+	cancel context.CancelFunc
+	lease  *images.Lease
+	done   chan struct{} // closed when the fields below are set
+	diffID digest.Digest
+	err    error
+
+	mu    sync.Mutex
+	last  Progress
+	next  int                    // key of the next waiter
+	watch map[int]func(Progress) // who waits
+}
+
+// layer makes sure that a layer is in the store and unpacked, and gives its
+// diff id and the number of bytes that were fetched for it.
+func (p *Puller) layer(ctx context.Context, r Request, lease *images.Lease, desc ocispec.Descriptor) (digest.Digest, int64, error) {
+	if diffID, ok := p.have(lease, desc); ok {
+		r.Progress(Progress{Layer: desc.Digest, State: Exists, Current: desc.Size, Total: desc.Size})
+		return diffID, 0, nil
+	}
+	f, leave := p.join(r, desc)
+	defer leave()
+	select {
+	case <-ctx.Done():
+		return "", 0, context.Cause(ctx)
+	case <-f.done:
+	}
+	if f.err != nil {
+		return "", 0, f.err
+	}
+	if _, ok := p.have(lease, desc); !ok {
+		return "", 0, fault.Internal.Errorf("LAYER_VANISHED", "layer %s vanished while it was pulled", desc.Digest)
+	}
+	return f.diffID, desc.Size, nil
+}
+
+// have takes hold of a layer that is complete: blob and unpacked.
+func (p *Puller) have(lease *images.Lease, desc ocispec.Descriptor) (digest.Digest, bool) {
+	b, ok := lease.Blob(desc.Digest)
+	if !ok || b.DiffID == "" || b.Size != desc.Size {
+		return "", false
+	}
+	_, ok = lease.Layer(b.DiffID)
+	return b.DiffID, ok
+}
+
+// join gives the fetch of a layer, starting it if there is none. The caller
+// calls leave when it has what it wants, or no longer wants it.
+func (p *Puller) join(r Request, desc ocispec.Descriptor) (f *fetch, leave func()) {
+	p.fetches.mu.Lock()
+	defer p.fetches.mu.Unlock()
+	f = p.fetches.running[desc.Digest]
+	if f == nil {
+		// Not the context of whoever happens to come first.
+		ctx, cancel := context.WithCancel(context.Background())
+		f = &fetch{cancel: cancel, lease: p.Images.Lease(), done: make(chan struct{}), watch: map[int]func(Progress){},
+			last: Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size}}
+		p.fetches.running[desc.Digest] = f
+		go p.run(ctx, f, r, desc)
+	}
+	id := f.add(r.Progress)
+	return f, func() { p.leave(f, desc.Digest, id) }
+}
+
+func (f *fetch) add(progress func(Progress)) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := f.next
+	f.next++
+	f.watch[id] = progress
+	progress(f.last)
+	return id
+}
+
+func (p *Puller) leave(f *fetch, d digest.Digest, id int) {
+	p.fetches.mu.Lock()
+	defer p.fetches.mu.Unlock()
+	f.mu.Lock()
+	delete(f.watch, id)
+	last := len(f.watch) == 0
+	f.mu.Unlock()
+	if !last {
+		return
+	}
+	if p.fetches.running[d] == f {
+		delete(p.fetches.running, d)
+	}
+	f.cancel()
+	go func() { // the work may take a moment to notice
+		<-f.done
+		f.lease.Release()
+	}()
+}
+
+// run does the work of f. One that failed is forgotten at once, so that who
+// comes next tries again.
+func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) {
+	defer close(f.done)
+	defer func() { // the archive comes from strangers: a bug in a parser must not end the daemon
+		if v := recover(); v != nil {
+			f.err = fault.Internal.Errorf("PANIC", "layer %s: %v", desc.Digest, v)
+		}
+		if f.err != nil {
+			p.fetches.mu.Lock()
+			defer p.fetches.mu.Unlock()
+			if p.fetches.running[desc.Digest] == f {
+				delete(p.fetches.running, desc.Digest)
+			}
+		}
+	}()
+	f.diffID, f.err = p.fetch(ctx, f, r, desc)
+	if f.err != nil {
+		f.err = fmt.Errorf("layer %s: %w", desc.Digest.Encoded()[:12], f.err)
+		return
+	}
+	f.report(Done, desc.Size)
+}
+
+// report tells all who wait.
+func (f *fetch) report(s State, current int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last.State, f.last.Current = s, current
+	for _, progress := range f.watch {
+		progress(f.last)
+	}
+}
+
+// fetch downloads and unpacks a layer at the same time and makes it visible:
+// both to disk, blob, layer, record.
+func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) (digest.Digest, error) {
+	blob, err := p.Store.Stage(desc.Digest, desc.Size)
+	if err != nil {
+		return "", err
+	}
+	defer blob.Discard()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	spool, err := newSpool(blob)
+	if err != nil {
+		return "", err
+	}
+	defer spool.free()
+	unpacked := make(chan unpackedLayer, 1)
+	go func() {
+		u := p.unpack(ctx, spool.reader())
+		if u.err != nil {
+			cancel(u.err) // no use in downloading the rest
+		}
+		unpacked <- u
+	}()
+	err = p.download(ctx, f, r, desc, spool)
+	if err == nil {
+		err = blob.Verify()
+	}
+	spool.end(err)
+	if err != nil {
+		cancel(err)
+	} else {
+		f.report(Extracting, desc.Size)
+	}
+	u := <-unpacked
+	if u.staged != nil {
+		defer u.staged.Discard()
+	}
+	if err != nil || u.err != nil {
+		return "", context.Cause(ctx) // whichever failed first; the other is its echo
+	}
+	// One sync of the file system serves the blob as well as the layer.
+	if err := u.staged.Sync(); err != nil {
+		return "", err
+	}
+	if err := blob.Sync(); err != nil { // costs nothing if it was just synced
+		return "", err
+	}
+	return u.diffID, f.lease.AddLayer(blob, u.diffID, u.staged)
+}
+
+// unpackedLayer is what unpacking came to.
+type unpackedLayer struct {
+	staged graph.Staged
+	diffID digest.Digest
+	err    error
+}
+
+// unpack inflates, hashes and unpacks the compressed stream r.
+func (p *Puller) unpack(ctx context.Context, r io.Reader) (u unpackedLayer) {
+	defer func() {
+		if v := recover(); v != nil {
+			u.err = fault.Internal.Errorf("PANIC", "unpack: %v", v)
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return unpackedLayer{err: context.Cause(ctx)}
+	case p.fetches.unpacks <- struct{}{}:
+		defer func() { <-p.fetches.unpacks }()
+	}
+	u.staged, u.diffID, u.err = Unpack(ctx, p.Driver, r, p.Config.Inflate, p.Config.Unpack)
+	return u
+}
+
+// Unpack stages the layer whose archive r is, compressed or not, and gives the
+// digest of the uncompressed archive. It reads r to the end.
+func Unpack(ctx context.Context, d graph.Driver, r io.Reader, il inflate.Limits, ul unpack.Limits) (graph.Staged, digest.Digest, error) {
+	z, err := inflate.NewReader(r, il)
+	if err != nil {
+		return nil, "", blame(err)
+	}
+	h := sha256.New()
+	// Inflating and hashing are one processor's work, unpacking another's.
+	ahead := readAhead(io.TeeReader(z, h), z.Close)
+	defer ahead.Close()
+	staged, err := d.Stage(ctx, ahead, ul)
+	if err != nil {
+		return nil, "", blame(err)
+	}
+	if _, err := io.Copy(io.Discard, ahead); err != nil { // the digest covers what is behind the end mark
+		staged.Discard()
+		return nil, "", blame(err)
+	}
+	return staged, digest.NewDigest(digest.SHA256, h), nil
+}
+
+// blame gives errors that the archive is to blame for their kind.
+func blame(err error) error {
+	if errors.Is(err, unpack.ErrRefused) || errors.Is(err, inflate.ErrRefused) {
+		return fault.DataLoss.Errorf("BAD_LAYER", "%w", err)
+	}
+	return err
+}
+
+const (
+	// attempts is how often a broken transfer is taken up again without
+	// having moved on.
+	attempts = 4
+	// reportEvery is the pause between two reports of one layer.
+	reportEvery = 100 * time.Millisecond
+)
+
+// download writes the blob to out, taking it up again where it broke off.
+func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *spool) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case p.fetches.downloads <- struct{}{}:
+		defer func() { <-p.fetches.downloads }()
+	}
+	f.report(Downloading, 0)
+	failures := 0
+	for {
+		before := out.blob.Size()
+		err := p.downloadFrom(ctx, f, r, desc, out)
+		var broken *registry.InterruptedError
+		if !errors.As(err, &broken) || ctx.Err() != nil {
+			return err
+		}
+		if failures++; out.blob.Size() > before {
+			failures = 0
+		}
+		if failures >= attempts {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Duration(failures) * time.Second):
+		}
+	}
+}
+
+func (p *Puller) downloadFrom(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *spool) error {
+	body, err := p.Registry.Blob(ctx, reference.TrimNamed(r.Name), desc, out.blob.Size(), r.Auth)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	buf := make([]byte, 256<<10)
+	var reported time.Time
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			if _, werr := out.Write(buf[:n]); werr != nil {
+				return diskError(werr)
+			}
+			if now := time.Now(); now.Sub(reported) >= reportEvery {
+				reported = now
+				f.report(Downloading, out.blob.Size())
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// diskError keeps a mismatch as it is and says of the rest what failed.
+func diskError(err error) error {
+	if errors.Is(err, fault.DataLoss) {
+		return err
+	}
+	return fmt.Errorf("write blob: %w", err)
+}
+
+var _ Registry = (*registry.Client)(nil)
+var _ io.Writer = (*store.Staged)(nil)

@@ -1,0 +1,239 @@
+// Package pull fetches images from a registry.
+//
+//	resolve name ─► pick platform ─► manifest ─┬─► configuration ──────────────┐
+//	                                           ├─► layer ─┐                    ├─► record
+//	                                           └─► layer ─┴─ (each: see fetch) ┘
+//
+// Layers are independent: each is downloaded, inflated, hashed and unpacked as
+// one flow of bytes, all of them at once, without waiting for the configuration
+// that says what they should contain. Nothing of it is visible before its
+// digest was compared, and the image is recorded last of all, when everything
+// it needs is on the disk.
+//
+// A layer that several pulls want at the same time is fetched once.
+package pull
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"berth/internal/fault"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/images"
+	"berth/services/imaged/inflate"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/registry"
+	"berth/services/imaged/store"
+	"berth/services/imaged/unpack"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Registry is what a pull needs of a registry client.
+type Registry interface {
+	// Manifest fetches and verifies the manifest or index that ref names.
+	Manifest(ctx context.Context, ref reference.Named, auth registry.Auth) ([]byte, ocispec.Descriptor, error)
+	// Blob reads a blob from offset to its end. It does not verify the digest.
+	// *registry.InterruptedError from the reader means that asking again from
+	// where it ended may help.
+	Blob(ctx context.Context, repo reference.Named, desc ocispec.Descriptor, offset int64, auth registry.Auth) (io.ReadCloser, error)
+}
+
+// Config are the parts a Puller works with.
+type Config struct {
+	Registry Registry
+	Store    *store.Store
+	Driver   graph.Driver
+	Images   *images.Images
+
+	Downloads int // blobs downloaded at once, over all pulls
+	Unpacks   int // layers unpacked at once, over all pulls
+	Unpack    unpack.Limits
+	Inflate   inflate.Limits
+}
+
+// Puller pulls images. Its methods may be called from any goroutine.
+type Puller struct {
+	Config
+	fetches fetches
+}
+
+// New makes a puller.
+func New(c Config) *Puller {
+	p := &Puller{Config: c}
+	p.fetches = fetches{running: map[digest.Digest]*fetch{}, downloads: make(chan struct{}, max(c.Downloads, 1)), unpacks: make(chan struct{}, max(c.Unpacks, 1))}
+	return p
+}
+
+// Request says what to pull.
+type Request struct {
+	Name     reference.Named // with tag or digest
+	Platform string          // "os/arch[/variant]"; empty: the host's
+	Auth     registry.Auth
+	// Progress is called whenever a layer changes its state or has moved on a
+	// little; from several goroutines, so it must be quick and safe for that.
+	// May be nil.
+	Progress func(Progress)
+}
+
+// Result is a pulled image.
+type Result struct {
+	Image      images.Image
+	Target     digest.Digest // what the registry has under the name
+	Downloaded int64         // bytes of layers fetched for this pull
+	UpToDate   bool          // the image and the name were here already
+}
+
+// State is how far a layer is.
+type State string
+
+const (
+	Waiting     State = "waiting"
+	Downloading State = "downloading"
+	Extracting  State = "extracting" // downloaded, the rest is being unpacked
+	Done        State = "done"
+	Exists      State = "exists" // was here before
+)
+
+// Progress is the state of one layer.
+type Progress struct {
+	Layer   digest.Digest // of the compressed blob
+	State   State
+	Current int64 // bytes downloaded
+	Total   int64
+}
+
+// Pull fetches an image and records it under r.Name. A failed pull leaves
+// nothing behind but what other images use.
+func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
+	if r.Progress == nil {
+		r.Progress = func(Progress) {}
+	}
+	platform, err := manifest.Platform(r.Platform)
+	if err != nil {
+		return Result{}, err
+	}
+	lease := p.Images.Lease()
+	defer lease.Release()
+
+	raw, desc, err := p.Registry.Manifest(ctx, r.Name, r.Auth)
+	if err != nil {
+		return Result{}, err
+	}
+	target := desc.Digest
+	if registry.IsIndex(desc.MediaType) {
+		if raw, desc, err = p.pick(ctx, r, raw, desc, platform); err != nil {
+			return Result{}, err
+		}
+	}
+	m, err := manifest.Parse(raw, desc.MediaType)
+	if err != nil {
+		return Result{}, err
+	}
+	image, downloaded, err := p.fetchAll(ctx, r, lease, m)
+	if err != nil {
+		return Result{}, err
+	}
+	image.Manifest, image.MediaType = desc.Digest, m.MediaType
+	if err := lease.AddDocument(raw, desc.Digest); err != nil {
+		return Result{}, err
+	}
+	result := Result{Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
+	return result, lease.AddImage(image, images.Names(r.Name, image.ID, target))
+}
+
+// pick fetches the manifest in the index raw that runs on platform.
+func (p *Puller) pick(ctx context.Context, r Request, raw []byte, desc ocispec.Descriptor, platform ocispec.Platform) ([]byte, ocispec.Descriptor, error) {
+	index, err := manifest.ParseIndex(raw, desc.MediaType)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	chosen, err := manifest.Select(index, platform)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	ref, err := reference.WithDigest(reference.TrimNamed(r.Name), chosen.Digest)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	raw, got, err := p.Registry.Manifest(ctx, ref, r.Auth)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	if registry.IsIndex(got.MediaType) || got.Size != chosen.Size && chosen.Size != 0 {
+		return nil, ocispec.Descriptor{}, fault.DataLoss.Errorf("BAD_IMAGE", "image refused: manifest %s is not what the index says", chosen.Digest)
+	}
+	return raw, got, nil
+}
+
+// fetchAll gets configuration and layers, all at once.
+func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m manifest.Manifest) (images.Image, int64, error) {
+	image := images.Image{ID: m.Config.Digest, Layers: make([]images.Layer, len(m.Layers))}
+	fetched := make([]int64, len(m.Layers))
+	var config manifest.Config
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		config, err = p.config(ctx, r, lease, m)
+		return err
+	})
+	for i, desc := range m.Layers {
+		r.Progress(Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size})
+		g.Go(func() (err error) {
+			image.Layers[i].Blob = desc.Digest
+			image.Layers[i].DiffID, fetched[i], err = p.layer(ctx, r, lease, desc)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return images.Image{}, 0, err
+	}
+	var sum int64
+	for i, l := range image.Layers {
+		if want := config.RootFS.DiffIDs[i]; l.DiffID != want {
+			return images.Image{}, 0, fault.DataLoss.Errorf("DIGEST_MISMATCH",
+				"layer %s contains %s, but the image says %s", l.Blob, l.DiffID, want).With("digest", l.Blob.String())
+		}
+		sum += fetched[i]
+	}
+	return image, sum, nil
+}
+
+// config fetches the configuration and makes sure that it fits the manifest.
+func (p *Puller) config(ctx context.Context, r Request, lease *images.Lease, m manifest.Manifest) (manifest.Config, error) {
+	raw, err := p.document(ctx, r, lease, m.Config)
+	if err != nil {
+		return manifest.Config{}, err
+	}
+	c, err := manifest.ParseConfig(raw)
+	if err != nil {
+		return manifest.Config{}, err
+	}
+	return c, c.Fits(m)
+}
+
+// document fetches a small blob whole, unless it is in the store.
+func (p *Puller) document(ctx context.Context, r Request, lease *images.Lease, desc ocispec.Descriptor) ([]byte, error) {
+	if _, ok := lease.Blob(desc.Digest); ok {
+		return p.Store.ReadAll(desc.Digest, manifest.MaxBytes)
+	}
+	body, err := p.Registry.Blob(ctx, reference.TrimNamed(r.Name), desc, 0, r.Auth)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	raw, err := io.ReadAll(io.LimitReader(body, manifest.MaxBytes))
+	if err != nil {
+		return nil, fmt.Errorf("fetch image configuration: %w", err)
+	}
+	return raw, lease.AddDocument(raw, desc.Digest)
+}
+
+// current reports whether name already means image.
+func (p *Puller) current(name reference.Named, image images.Image) bool {
+	found, err := p.Images.Find(name.String())
+	return err == nil && found.ID == image.ID && found.Manifest == image.Manifest
+}
