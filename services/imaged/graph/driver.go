@@ -64,6 +64,11 @@ type Driver interface {
 	// system on top of layers (bottom first, possibly none) needs.
 	Prepare(ctx context.Context, dir string, layers []Layer) (Recipe, error)
 
+	// CopyOut copies what the stack has in the directory path, which may lead
+	// through links inside the stack, into the empty directory to, and gives
+	// that its owner and mode. If there is no such directory it does nothing.
+	CopyOut(ctx context.Context, layers []Layer, path, to string) error
+
 	// Recipe says how to mount what Prepare made in dir of the same layers.
 	Recipe(dir string, layers []Layer) Recipe
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"berth/internal/faultpoint"
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/trash"
 	"berth/services/imaged/unpack"
 
@@ -101,6 +102,15 @@ func (l *LayerDir) Remove(name string) error {
 		return err
 	}
 	return nil
+}
+
+// CopyOut copies the directory path of a stack into the directory to.
+func (l *LayerDir) CopyOut(ctx context.Context, layers []Layer, path, to string) error {
+	var roots []string
+	for _, layer := range Visible(layers) {
+		roots = append(roots, l.Path(layer.Name))
+	}
+	return merge.CopyOut(ctx, roots, l.whiteouts, path, to)
 }
 
 // Stage unpacks a layer.

@@ -46,6 +46,7 @@ func Run(t *testing.T, open Open) {
 		"ManyLayers":  testManyLayers,
 		"Lifecycle":   testLifecycle,
 		"Concurrency": testConcurrency,
+		"CopyOut":     testCopyOut,
 		"Refusal":     testRefusal,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newRig(t, open)) })

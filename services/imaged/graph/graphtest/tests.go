@@ -248,3 +248,33 @@ func testRefusal(t *testing.T, r *rig) {
 		}
 	}
 }
+
+func testCopyOut(t *testing.T, r *rig) {
+	layers := []graph.Layer{
+		r.layer("run/", "run/x=1", "run/gone=1", "var/", "var/run->/run", "opt/", "opt/a=1", "etc->../../run/../opt", "file=1", "k/", "k/old=1"),
+		r.layer("run/", "run/y=2", "run/.wh.gone", "opt/", "opt/.wh..wh.opq", "opt/b=2", ".wh.k", "k/", "k/new=2"),
+		r.layer("run/", "run/y=3", "run/deep/", "run/deep/z=3", "loop->loop", "hidden/", "hidden/x=1"),
+		r.layer(".wh.hidden"),
+	}
+	for path, want := range map[string][]string{
+		"/run":         {"deep/", "deep/z=3", "x=1", "y=3"},
+		"/var/run":     {"deep/", "deep/z=3", "x=1", "y=3"},
+		"var/run/deep": {"z=3"},
+		"/opt":         {"b=2"},
+		"/etc":         {"b=2"},
+		"/k":           {"new=2"},
+		"/file":        {},
+		"/none/x":      {},
+		"/loop":        {},
+		"/hidden":      {},
+		"/run/../../k": {"new=2"},
+	} {
+		to := t.TempDir()
+		if err := r.driver.CopyOut(context.Background(), layers, path, to); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if got := tree(to); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: got %q, want %q", path, got, want)
+		}
+	}
+}

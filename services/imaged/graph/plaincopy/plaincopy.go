@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"berth/services/imaged/graph"
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/trash"
 	"berth/services/imaged/unpack"
 )
@@ -60,8 +61,7 @@ func (d *Driver) apply(ctx context.Context, root *os.File, l graph.Layer) error 
 		return err
 	}
 	defer layer.Close()
-	c := copier{ctx: ctx, root: root, links: map[uint64][]string{}}
-	return c.dir(layer, root)
+	return merge.Apply(ctx, layer, unpack.WhiteoutFiles, root)
 }
 
 // dressRoot gives root the owner and mode that the image's root has.
@@ -75,7 +75,7 @@ func (d *Driver) dressRoot(root *os.File, layers []graph.Layer) error {
 		return err
 	}
 	defer layer.Close()
-	return dressDir(layer, root)
+	return merge.Dress(layer, root)
 }
 
 // Recipe binds the copy.

@@ -1,4 +1,4 @@
-package plaincopy
+package merge
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package plaincopy
+package merge
 
 import (
 	"context"
@@ -8,59 +8,62 @@ import (
 	"slices"
 	"strings"
 
+	"berth/services/imaged/unpack"
+
 	"golang.org/x/sys/unix"
 )
 
-// copier copies the tree of one layer over another tree. All names are those
-// that ReadDir gave, so single components; nothing follows links.
+// Apply copies the tree of a layer, whose whiteouts are in the given form, over
+// the tree in to, and carries out the whiteouts. Files that have several names
+// in the layer have them in the copy. layer is read from where it stands: open
+// it anew for each call.
+func Apply(ctx context.Context, layer *os.File, form unpack.Whiteouts, to *os.File) error {
+	c := copier{ctx: ctx, form: form, root: to, links: map[uint64][]string{}}
+	return c.dir(layer, to)
+}
+
+// copier is the state of one Apply. All names it uses are those that ReadDir
+// gave, so single components; nothing follows links.
 type copier struct {
 	ctx   context.Context
+	form  unpack.Whiteouts
 	root  *os.File            // where the tree goes
 	path  []string            // of the directory being copied, below root
 	links map[uint64][]string // path of the first name, by inode, of files of the layer with several
 }
 
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh.opq"
-)
-
 // dir applies the directory from of a layer to the directory to.
 func (c *copier) dir(from, to *os.File) error {
+	if opaque(from, c.form) {
+		if err := removeAllIn(to); err != nil {
+			return err
+		}
+	}
 	entries, err := from.ReadDir(-1)
 	if err != nil {
 		return err
 	}
 	// Whiteouts first: they speak of what lower layers left in to.
+	var content []string
 	for _, e := range entries {
-		if err := hide(to, e.Name()); err != nil {
-			return err
+		hidden, isWhiteout := hides(from, c.form, e)
+		if !isWhiteout {
+			content = append(content, e.Name())
+		} else if hidden != "" {
+			if err := remove(int(to.Fd()), hidden); err != nil {
+				return err
+			}
 		}
 	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), whiteoutPrefix) {
-			continue
-		}
+	for _, name := range content {
 		if err := c.ctx.Err(); err != nil {
 			return context.Cause(c.ctx)
 		}
-		if err := c.entry(from, to, e.Name()); err != nil {
-			return &os.PathError{Op: "copy", Path: e.Name(), Err: err}
+		if err := c.entry(from, to, name); err != nil {
+			return &os.PathError{Op: "copy", Path: name, Err: err}
 		}
 	}
 	return nil
-}
-
-// hide does what the entry name, if it is a whiteout, asks for.
-func hide(to *os.File, name string) error {
-	hidden, ok := strings.CutPrefix(name, whiteoutPrefix)
-	switch {
-	case !ok:
-		return nil
-	case name == whiteoutOpaque:
-		return removeAllIn(to)
-	}
-	return remove(int(to.Fd()), hidden)
 }
 
 func (c *copier) entry(from, to *os.File, name string) error {
@@ -140,7 +143,7 @@ func (c *copier) subdir(from, to *os.File, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	return dressDir(src, dst)
+	return Dress(src, dst)
 }
 
 func (c *copier) file(from, to *os.File, name string, st *unix.Stat_t) error {
@@ -220,7 +223,8 @@ func dress(dir *os.File, name string, st *unix.Stat_t) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, name, times, unix.AT_SYMLINK_NOFOLLOW))
 }
 
-func dressDir(src, dst *os.File) error {
+// Dress gives the directory dst the owner, mode, attributes and times of src.
+func Dress(src, dst *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -257,7 +261,7 @@ func copyXattrs(src, dst int) error {
 		return os.NewSyscallError("flistxattr", err)
 	}
 	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "user.") {
+		if name != "security.capability" && (!strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.")) {
 			continue
 		}
 		value := make([]byte, 64<<10)
