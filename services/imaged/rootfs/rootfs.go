@@ -25,6 +25,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
+	"berth/services/imaged/diskuse"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
@@ -306,5 +307,7 @@ func (m *Manager) List() []Rootfs {
 	return all
 }
 
-// Dir is where the files of a container's root file system are.
-func (m *Manager) Dir(id string) string { return filepath.Join(m.dir, id) }
+// Bytes adds up the sizes of the files in r's writable part.
+func (m *Manager) Bytes(r Rootfs) int64 {
+	return diskuse.Bytes(filepath.Join(m.dir, r.Container))
+}

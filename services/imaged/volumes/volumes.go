@@ -21,6 +21,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/services/imaged/diskuse"
 	"berth/services/imaged/trash"
 )
 
@@ -222,7 +223,7 @@ func (v *Volumes) Prune(all bool, match func(Volume) bool) (names []string, byte
 		if len(v.users[n]) > 0 || !all && !vol.Anonymous || !match(vol) {
 			continue
 		}
-		size := Bytes(v.Path(n))
+		size := diskuse.Bytes(v.Path(n))
 		if e := v.remove(n); e != nil {
 			err = errors.Join(err, e)
 			continue
@@ -232,16 +233,5 @@ func (v *Volumes) Prune(all bool, match func(Volume) bool) (names []string, byte
 	return names, bytes, err
 }
 
-// Bytes adds up the sizes of the files below dir, as far as they can be read.
-func Bytes(dir string) (sum int64) {
-	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return nil
-		}
-		if info, err := d.Info(); err == nil {
-			sum += info.Size()
-		}
-		return nil
-	})
-	return sum
-}
+// Bytes adds up the sizes of the files in a volume, as far as they can be read.
+func (v *Volumes) Bytes(name string) int64 { return diskuse.Bytes(v.Path(name)) }

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
+	"berth/services/imaged/images"
+	"berth/services/imaged/importer"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/pull"
+	"berth/services/imaged/push"
+	"berth/services/imaged/registry"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// imageService is berth.api.v1.ImageService.
+type imageService struct {
+	apiv1.UnimplementedImageServiceServer
+	*server
+}
+
+func authOf(a *apiv1.RegistryAuth) registry.Auth {
+	return registry.Auth{
+		Username:      a.GetUsername(),
+		Password:      registry.Secret(a.GetPassword()),
+		IdentityToken: registry.Secret(a.GetIdentityToken()),
+		RegistryToken: registry.Secret(a.GetRegistryToken()),
+	}
+}
+
+func (s imageService) Pull(req *apiv1.ImageServicePullRequest, stream apiv1.ImageService_PullServer) error {
+	if req.AllTags || req.AllPlatforms {
+		return fault.Unimplemented.Errorf("NOT_IMPLEMENTED", "pulling all tags or all platforms is not implemented")
+	}
+	name, err := images.ParseName(req.Reference)
+	if err != nil {
+		return err
+	}
+	progress := newProgress("pull", func(p *apiv1.JobProgress) error {
+		return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Progress{Progress: p}})
+	})
+	r, err := s.puller.Pull(stream.Context(), pull.Request{
+		Name: name, Platform: req.Platform, Auth: authOf(req.Auth),
+		Progress: func(p pull.Progress) { progress.set(p.Layer.String(), string(p.State), p.Current, p.Total) },
+	})
+	progress.close()
+	if err != nil {
+		return err
+	}
+	return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Result_{
+		Result: &apiv1.ImageServicePullResponse_Result{
+			Digest: r.Target.String(), ImageId: r.Image.ID.String(), Reference: name.String(),
+			UpToDate: r.UpToDate, DownloadedBytes: r.Downloaded,
+		},
+	}})
+}
+
+func (s imageService) Push(req *apiv1.ImageServicePushRequest, stream apiv1.ImageService_PushServer) error {
+	if req.AllTags {
+		return fault.Unimplemented.Errorf("NOT_IMPLEMENTED", "pushing all tags is not implemented")
+	}
+	name, err := images.ParseName(req.Reference)
+	if err != nil {
+		return err
+	}
+	tagged, ok := name.(reference.NamedTagged)
+	if _, digested := name.(reference.Canonical); !ok || digested {
+		return fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: an image is pushed by tag, not by digest", req.Reference).With("image", req.Reference)
+	}
+	progress := newProgress("push", func(p *apiv1.JobProgress) error {
+		return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Progress{Progress: p}})
+	})
+	r, err := s.pusher.Push(stream.Context(), push.Request{
+		Name: tagged, Auth: authOf(req.Auth),
+		Progress: func(p push.Progress) { progress.set(p.Blob.String(), string(p.State), p.Current, p.Total) },
+	})
+	progress.close()
+	if err != nil {
+		return err
+	}
+	return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Result_{
+		Result: &apiv1.ImageServicePushResponse_Result{
+			Digest: r.Digest.String(), SizeBytes: r.Size, UploadedBytes: r.Uploaded, Reference: name.String(),
+		},
+	}})
+}
+
+func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	header := first.GetHeader()
+	if header == nil {
+		return fault.InvalidArgument.Errorf("NO_HEADER", "the first message of an import must be its header")
+	}
+	var name reference.Named
+	if header.Reference != "" {
+		if name, err = images.ParseName(header.Reference); err != nil {
+			return err
+		}
+		if _, ok := name.(reference.Canonical); ok {
+			return fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: an imported image cannot be named by digest", header.Reference)
+		}
+	}
+	progress := newProgress("import", func(p *apiv1.JobProgress) error {
+		return stream.Send(&apiv1.ImageServiceImportResponse{Message: &apiv1.ImageServiceImportResponse_Progress{Progress: p}})
+	})
+	image, err := s.importer.Import(stream.Context(), importer.Request{
+		Archive: &importReader{stream: stream}, Name: name, Platform: header.Platform, Changes: header.Changes, Message: header.Message,
+		Progress: func(n int64) { progress.set("", "extracting", n, 0) },
+	})
+	progress.close()
+	if err != nil {
+		return err
+	}
+	result := &apiv1.ImageServiceImportResponse_Result{ImageId: image.ID.String()}
+	if name != nil {
+		result.Reference = name.String()
+	}
+	return stream.Send(&apiv1.ImageServiceImportResponse{Message: &apiv1.ImageServiceImportResponse_Result_{Result: result}})
+}
+
+// importReader reads the data messages of an import.
+type importReader struct {
+	stream apiv1.ImageService_ImportServer
+	rest   []byte
+}
+
+func (r *importReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		m, err := r.stream.Recv()
+		if err != nil {
+			return 0, err // io.EOF when the client is done
+		}
+		r.rest = m.GetData()
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+var _ io.Reader = (*importReader)(nil)
+
+func (s imageService) Tag(_ context.Context, req *apiv1.ImageServiceTagRequest) (*apiv1.ImageServiceTagResponse, error) {
+	found, err := s.images.Find(req.Image)
+	if err != nil {
+		return nil, err
+	}
+	name, err := images.ParseName(req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ImageServiceTagResponse{}, s.images.Tag(found.ID, name)
+}
+
+func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveRequest) (*apiv1.ImageServiceRemoveResponse, error) {
+	r, err := s.images.Remove(req.Image, req.Force)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ImageServiceRemoveResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
+}
+
+func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneRequest) (*apiv1.ImageServicePruneResponse, error) {
+	match, err := pruneFilter(req.Filters)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.images.Prune(req.All, func(i images.Info) bool { return !match(i) })
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
+}
+
+func familiar(names []string) []string {
+	all := make([]string, len(names))
+	for i, n := range names {
+		all[i] = images.Familiar(n)
+	}
+	return all
+}
+
+func texts(all []digest.Digest) []string {
+	out := make([]string, len(all))
+	for i, d := range all {
+		out[i] = d.String()
+	}
+	return out
+}
+
+func (s imageService) List(_ context.Context, req *apiv1.ImageServiceListRequest) (*apiv1.ImageServiceListResponse, error) {
+	match, err := s.listFilter(req.Filters)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.DeleteFunc(s.images.List(), func(i images.Info) bool { return !match(i) })
+	page, next := pageOf(all, req.PageSize, req.PageToken, func(i images.Info) string { return i.ID.String() })
+	resp := &apiv1.ImageServiceListResponse{NextPageToken: next}
+	for _, i := range page {
+		resp.Images = append(resp.Images, &apiv1.ImageSummary{
+			Id: i.ID.String(), Tags: i.Tags, Digests: i.Digests, CreatedAt: timestamppb.New(i.Created),
+			SizeBytes: i.Size, Labels: i.Config.Config.Labels, Containers: int32(i.Users),
+		})
+	}
+	return resp, nil
+}
+
+func (s imageService) Inspect(_ context.Context, req *apiv1.ImageServiceInspectRequest) (*apiv1.ImageServiceInspectResponse, error) {
+	i, err := s.inspect(req.Image)
+	if err != nil {
+		return nil, err
+	}
+	image := &apiv1.Image{
+		Id: i.ID.String(), Tags: i.Tags, Digests: i.Digests, CreatedAt: timestamppb.New(i.Created), SizeBytes: i.Size,
+		Architecture: i.Config.Architecture, Os: i.Config.OS, Variant: i.Config.Variant, Author: i.Config.Author,
+		Config: configOf(i.Config.Config), Driver: s.driver.Name(),
+		ManifestDigest: i.Manifest.String(), ManifestMediaType: i.MediaType,
+	}
+	for _, l := range i.Layers {
+		image.Layers = append(image.Layers, l.DiffID.String())
+	}
+	return &apiv1.ImageServiceInspectResponse{Image: image}, nil
+}
+
+func (s *server) inspect(text string) (images.Info, error) {
+	found, err := s.images.Find(text)
+	if err != nil {
+		return images.Info{}, err
+	}
+	return s.images.Inspect(found.ID)
+}
+
+// configOf is an image's process configuration in the protocol's form.
+func configOf(p manifest.Process) *apiv1.ImageConfig {
+	return &apiv1.ImageConfig{
+		Entrypoint: p.Entrypoint, Cmd: p.Cmd, Env: p.Env, WorkingDir: p.WorkingDir, User: p.User, Labels: p.Labels,
+		ExposedPorts: sorted(p.ExposedPorts), Volumes: sorted(p.Volumes), StopSignal: p.StopSignal, Shell: p.Shell,
+	}
+}
+
+func sorted(set map[string]struct{}) []string {
+	all := make([]string, 0, len(set))
+	for k := range set {
+		all = append(all, k)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (s imageService) History(_ context.Context, req *apiv1.ImageServiceHistoryRequest) (*apiv1.ImageServiceHistoryResponse, error) {
+	i, err := s.inspect(req.Image)
+	if err != nil {
+		return nil, err
+	}
+	sizes := s.images.LayerSizes(i.Image)
+	resp := &apiv1.ImageServiceHistoryResponse{}
+	for _, h := range i.Config.History {
+		e := &apiv1.HistoryEntry{CreatedBy: h.CreatedBy, Comment: h.Comment, EmptyLayer: h.EmptyLayer}
+		if h.Created != nil {
+			e.CreatedAt = timestamppb.New(*h.Created)
+		}
+		if !h.EmptyLayer && len(sizes) > 0 {
+			e.SizeBytes, sizes = sizes[0], sizes[1:]
+		}
+		resp.Entries = append(resp.Entries, e)
+	}
+	slices.Reverse(resp.Entries)
+	return resp, nil
+}
+
+func (s imageService) Login(ctx context.Context, req *apiv1.ImageServiceLoginRequest) (*apiv1.ImageServiceLoginResponse, error) {
+	host := req.GetAuth().GetRegistry()
+	if host == "" {
+		host = "docker.io"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
+	defer cancel()
+	return &apiv1.ImageServiceLoginResponse{}, s.registry.Ping(ctx, strings.TrimSuffix(host, "/"), authOf(req.Auth))
+}

@@ -1,0 +1,171 @@
+// Command imaged is the engine's image daemon. It fetches images from
+// registries, keeps their blobs and unpacked layers, makes root file systems
+// and volumes for containers, and hands them out as mount recipes. It never
+// mounts anything itself and needs no more privilege than to make files of
+// every owner and kind.
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"berth/internal/account"
+	"berth/internal/config"
+	"berth/internal/daemon"
+	"berth/internal/journal"
+	"berth/internal/version"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/graph/overlay"
+	"berth/services/imaged/graph/plaincopy"
+	"berth/services/imaged/images"
+	"berth/services/imaged/importer"
+	"berth/services/imaged/inflate"
+	"berth/services/imaged/pull"
+	"berth/services/imaged/push"
+	"berth/services/imaged/registry"
+	"berth/services/imaged/rootfs"
+	"berth/services/imaged/store"
+	"berth/services/imaged/trash"
+	"berth/services/imaged/unpack"
+	"berth/services/imaged/volumes"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+func main() {
+	daemon.Main(daemon.Spec{
+		Name:    "imaged",
+		User:    account.Imaged,
+		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD"},
+		Sockets: []daemon.Socket{{Name: daemon.ImagedSocket}},
+		// Users mapped into containers must be able to traverse to their files;
+		// the directories with secrets in them are 0700 themselves.
+		StateMode: 0o711,
+		Run:       run,
+	})
+}
+
+func run(ctx context.Context, env *daemon.Env) error {
+	s, err := open(env.StateDir, env.Config.Imaged, env.Log)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return env.Serve(ctx, daemon.ImagedSocket, daemon.ServerOptions{
+		Log:      env.Log,
+		Rule:     daemon.AllowEngine(),
+		Timeouts: timeouts,
+	}, func(g *grpc.Server) { s.register(g) })
+}
+
+// timeouts are those of calls that may take long for good reason: deleting
+// records and files of many images, copying an image with the plaincopy driver.
+var timeouts = map[string]time.Duration{
+	"/berth.api.v1.ImageService/Prune":      10 * time.Minute,
+	"/berth.api.v1.ImageService/Remove":     2 * time.Minute,
+	"/berth.api.v1.VolumeService/Prune":     10 * time.Minute,
+	"/berth.image.v1.RootfsService/Prepare": 10 * time.Minute,
+}
+
+// open opens everything that imaged keeps in dir, in the order in which the
+// parts need one another. What a crash left half-done is swept on the way.
+func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) {
+	s := &server{log: log}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.journal, err = journal.Open(filepath.Join(dir, "records"), journal.Options{}); err != nil {
+		return nil, err
+	}
+	s.trash, err = trash.Open(filepath.Join(dir, "trash"), func(format string, args ...any) {
+		log.Warn("empty the trash", "error", fmt.Sprintf(format, args...))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = store.Open(dir); err != nil {
+		return nil, err
+	}
+	if s.driver, err = openDriver(dir, c.Driver, s.trash, log); err != nil {
+		return nil, err
+	}
+	if s.images, err = images.Open(s.journal, s.store, s.driver, log.Named("images")); err != nil {
+		return nil, err
+	}
+	if s.volumes, err = volumes.Open(filepath.Join(dir, "volumes"), s.journal, s.trash); err != nil {
+		return nil, err
+	}
+	if s.rootfs, err = rootfs.Open(filepath.Join(dir, "rw"), s.driver, s.images, s.volumes, s.trash, log.Named("rootfs")); err != nil {
+		return nil, err
+	}
+	s.registry = registry.New(registryOptions(c, log.Named("registry")))
+	s.connect(c)
+	return s, nil
+}
+
+// connect makes the parts that act on what open opened.
+func (s *server) connect(c config.Imaged) {
+	unpacks := c.ParallelUnpacks
+	if unpacks == 0 {
+		unpacks = runtime.NumCPU()
+	}
+	files := unpack.Limits{Bytes: int64(c.MaxLayerSize), Entries: c.MaxLayerEntries}
+	// Around the files, a header and padding for each entry.
+	stream := inflate.Limits{}
+	if files.Bytes > 0 {
+		stream.Bytes = files.Bytes + files.Bytes/4 + 1<<20
+	}
+	s.puller = pull.New(pull.Config{
+		Registry: s.registry, Store: s.store, Driver: s.driver, Images: s.images,
+		Downloads: c.ParallelDownloads, Unpacks: unpacks, Unpack: files, Inflate: stream,
+	})
+	s.pusher = &push.Pusher{Registry: s.registry, Store: s.store, Images: s.images, Uploads: c.ParallelDownloads}
+	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
+}
+
+func registryOptions(c config.Imaged, log hclog.Logger) registry.Options {
+	hosts := map[string]registry.Host{}
+	for _, h := range c.InsecureRegistries {
+		hosts[h] = registry.Host{Insecure: true}
+	}
+	for h, mirrors := range c.Mirrors {
+		host := hosts[h]
+		host.Mirrors = mirrors
+		hosts[h] = host
+	}
+	return registry.Options{
+		Hosts:        hosts,
+		CertsDir:     "/etc/berth/certs.d",
+		UserAgent:    "berth/" + version.Number(),
+		StallTimeout: time.Duration(c.StallTimeout),
+		Log:          log,
+	}
+}
+
+// openDriver opens the graph driver that is asked for, or with "auto" the best
+// that works here. Each has its own layer directory, with a short name as it is
+// part of mount options.
+func openDriver(dir, name string, can *trash.Can, log hclog.Logger) (graph.Driver, error) {
+	switch name {
+	case "auto", "", "overlay":
+		form, err := overlay.Probe(dir)
+		if err == nil {
+			return overlay.New(filepath.Join(dir, "l"), form, can)
+		}
+		if name == "overlay" {
+			return nil, fmt.Errorf("graph driver overlay: %w", err)
+		}
+		log.Warn("containers get a copy of their image each, as overlayfs cannot be used", "error", err)
+		fallthrough
+	case "copy", "plaincopy":
+		return plaincopy.New(filepath.Join(dir, "lc"), can)
+	}
+	return nil, fmt.Errorf("graph driver %q is none of auto, overlay, copy", name)
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+
+	"berth/internal/journal"
+	apiv1 "berth/proto/berth/api/v1"
+	imagev1 "berth/proto/berth/image/v1"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/images"
+	"berth/services/imaged/importer"
+	"berth/services/imaged/pull"
+	"berth/services/imaged/push"
+	"berth/services/imaged/registry"
+	"berth/services/imaged/rootfs"
+	"berth/services/imaged/store"
+	"berth/services/imaged/trash"
+	"berth/services/imaged/volumes"
+)
+
+// server holds the parts of the daemon. The services below translate between
+// the protocol and these parts and do nothing else.
+type server struct {
+	log      hclog.Logger
+	journal  *journal.Journal
+	trash    *trash.Can
+	store    *store.Store
+	driver   graph.Driver
+	images   *images.Images
+	volumes  *volumes.Volumes
+	rootfs   *rootfs.Manager
+	registry *registry.Client
+	puller   *pull.Puller
+	pusher   *push.Pusher
+	importer *importer.Importer
+}
+
+func (s *server) register(g *grpc.Server) {
+	apiv1.RegisterImageServiceServer(g, imageService{server: s})
+	apiv1.RegisterVolumeServiceServer(g, volumeService{server: s})
+	imagev1.RegisterRootfsServiceServer(g, rootfsService{server: s})
+	imagev1.RegisterStoreServiceServer(g, storeService{server: s})
+}
+
+// Close ends what runs in the background. Parts that were not opened are nil.
+func (s *server) Close() {
+	if s.registry != nil {
+		s.registry.Close()
+	}
+	if s.trash != nil {
+		s.trash.Close()
+	}
+	if s.journal != nil {
+		if err := s.journal.Close(); err != nil {
+			s.log.Error("close the records", "error", err)
+		}
+	}
+}

@@ -1,0 +1,372 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+
+	"berth/internal/config"
+	"berth/internal/daemon"
+	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
+	imagev1 "berth/proto/berth/image/v1"
+)
+
+// rig is imaged over its socket.
+type rig struct {
+	*testing.T
+	dir     string
+	images  apiv1.ImageServiceClient
+	volumes apiv1.VolumeServiceClient
+	rootfs  imagev1.RootfsServiceClient
+	store   imagev1.StoreServiceClient
+	stop    func()
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root")
+	}
+	r := &rig{T: t, dir: t.TempDir()}
+	r.start()
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+func (r *rig) start() {
+	r.Helper()
+	s, err := open(r.dir, config.Default().Imaged, hclog.NewNullLogger())
+	if err != nil {
+		r.Fatal(err)
+	}
+	socket := filepath.Join(r.dir, "sock")
+	os.Remove(socket)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		r.Fatal(err)
+	}
+	g := daemon.NewServer(daemon.ServerOptions{Log: hclog.NewNullLogger(), Rule: daemon.AllowEngine(), Timeouts: timeouts})
+	s.register(g.GRPC)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(ctx, l) }()
+	conn, err := daemon.Dial(socket)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.images, r.volumes = apiv1.NewImageServiceClient(conn), apiv1.NewVolumeServiceClient(conn)
+	r.rootfs, r.store = imagev1.NewRootfsServiceClient(conn), imagev1.NewStoreServiceClient(conn)
+	r.stop = func() {
+		conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			r.Error(err)
+		}
+		s.Close()
+	}
+}
+
+func (r *rig) restart() {
+	r.Helper()
+	r.stop()
+	r.start()
+}
+
+// rootTar is a root file system with a volume's content in it.
+func rootTar(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, h := range []tar.Header{
+		{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755},
+		{Typeflag: tar.TypeDir, Name: "data/", Mode: 0o750, Uid: 5},
+		{Typeflag: tar.TypeReg, Name: "data/seed", Mode: 0o644, Size: 4},
+		{Typeflag: tar.TypeReg, Name: "big", Mode: 0o644, Size: 3 << 20},
+	} {
+		h.ModTime = time.Unix(1, 0)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(bytes.Repeat([]byte("x"), int(h.Size)))
+	}
+	w.Close()
+	return out.Bytes()
+}
+
+func (r *rig) load(name string, changes ...string) string {
+	r.Helper()
+	stream, err := r.images.Import(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	header := &apiv1.ImageServiceImportRequest_Header{Reference: name, Changes: changes}
+	if err := stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Header_{Header: header}}); err != nil {
+		r.Fatal(err)
+	}
+	for b := rootTar(r.T); len(b) > 0; {
+		n := min(len(b), 100_000)
+		if err := stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Data{Data: b[:n]}}); err != nil {
+			r.Fatal(err)
+		}
+		b = b[n:]
+	}
+	if err := stream.CloseSend(); err != nil {
+		r.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			r.Fatal(err)
+		}
+		if res := m.GetResult(); res != nil {
+			return res.ImageId
+		}
+	}
+}
+
+func containerID(n int) string { return fmt.Sprintf("%064x", n) }
+
+func TestImportPrepareRelease(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	id := r.load("app:1", "CMD [\"/bin/app\", \"-x\"]", "ENV A=1 B='two words'", "VOLUME /data", "EXPOSE 80", "LABEL k=v", "WORKDIR /w", "USER 5", "STOPSIGNAL INT", "ENTRYPOINT run it")
+	image, err := r.images.Inspect(ctx, &apiv1.ImageServiceInspectRequest{Image: "app:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `["/bin/app" "-x"] ["/bin/sh" "-c" "run it"] ["A=1" "B=two words"] ["/data"] ["80/tcp"] /w 5 INT v`
+	c := image.Image.Config
+	got := fmt.Sprintf("%q %q %q %q %q %s %s %s %s", c.Cmd, c.Entrypoint, c.Env, c.Volumes, c.ExposedPorts, c.WorkingDir, c.User, c.StopSignal, c.Labels["k"])
+	if got != want || image.Image.Id != id || fmt.Sprint(image.Image.Tags) != "[app:1]" || image.Image.SizeBytes != 3<<20+4 {
+		t.Errorf("got %s\nwant %s\nimage %v", got, want, image.Image)
+	}
+
+	p, err := r.rootfs.Prepare(ctx, &imagev1.PrepareRequest{ContainerId: containerID(1), Image: "app:1", ImageVolumes: true,
+		Volumes: []*imagev1.VolumeRequest{{Name: "named", Target: "/data/sub"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := p.Rootfs.Recipe
+	if rec.Type != "overlay" || len(rec.Lower) != 1 || p.Rootfs.ImageReference != "app:1" || p.Rootfs.ImageId != id || len(p.Rootfs.Volumes) != 2 {
+		t.Errorf("rootfs is %v", p.Rootfs)
+	}
+	for _, path := range []string{rec.Upper, rec.Work, filepath.Join(rec.Lower[0], "big")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	anonymous := p.Rootfs.Volumes[1]
+	if b, err := os.ReadFile(filepath.Join(anonymous.Source, "seed")); err != nil || string(b) != "xxxx" || !anonymous.Anonymous || !anonymous.Created {
+		t.Errorf("anonymous volume %v holds %q, %v", anonymous, b, err)
+	}
+	if _, err := r.rootfs.Prepare(ctx, &imagev1.PrepareRequest{ContainerId: containerID(1), Image: "app:1"}); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("prepared twice: %v", err)
+	}
+	if _, err := r.rootfs.Prepare(ctx, &imagev1.PrepareRequest{ContainerId: containerID(2), Image: "nothing"}); !errors.Is(err, fault.NotFound) || fault.ReasonOf(err) != "IMAGE_NOT_FOUND" {
+		t.Errorf("no image: %v", err)
+	}
+	if _, err := r.rootfs.Prepare(ctx, &imagev1.PrepareRequest{ContainerId: "../x", Image: "app:1"}); !errors.Is(err, fault.InvalidArgument) {
+		t.Errorf("bad id: %v", err)
+	}
+
+	r.restart()
+	again, err := r.rootfs.Get(ctx, &imagev1.GetRequest{ContainerId: containerID(1)})
+	if err != nil || again.Rootfs.Recipe.String() != rec.String() || len(again.Rootfs.Volumes) != 2 {
+		t.Errorf("after restart: %v, %v", again, err)
+	}
+	if _, err := r.images.Remove(ctx, &apiv1.ImageServiceRemoveRequest{Image: "app:1"}); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("remove of an image in use: %v", err)
+	}
+	if _, err := r.volumes.Remove(ctx, &apiv1.VolumeServiceRemoveRequest{Volume: "named"}); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("remove of a volume in use: %v", err)
+	}
+	for range 2 { // the second has nothing to do
+		if _, err := r.rootfs.Release(ctx, &imagev1.ReleaseRequest{ContainerId: containerID(1), AnonymousVolumes: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(rec.Upper); !os.IsNotExist(err) {
+		t.Errorf("upper after release: %v", err)
+	}
+	vols, err := r.volumes.List(ctx, &apiv1.VolumeServiceListRequest{})
+	if err != nil || len(vols.Volumes) != 1 || vols.Volumes[0].Name != "named" {
+		t.Errorf("volumes %v, %v", vols, err)
+	}
+	if _, err := r.images.Remove(ctx, &apiv1.ImageServiceRemoveRequest{Image: "app:1"}); err != nil {
+		t.Error(err)
+	}
+	usage, err := r.store.Usage(ctx, &imagev1.UsageRequest{})
+	if err != nil || usage.Images != 0 || usage.Layers != 0 || usage.BlobBytes != 0 || usage.RootfsBytes != 0 {
+		t.Errorf("usage %v, %v", usage, err)
+	}
+}
+
+func TestUnfinishedRootfsIsSwept(t *testing.T) {
+	r := newRig(t)
+	r.load("app")
+	half := filepath.Join(r.dir, "rw", containerID(9))
+	if err := os.MkdirAll(filepath.Join(half, "upper"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	if _, err := os.Stat(half); !os.IsNotExist(err) {
+		t.Errorf("half-made root file system: %v", err)
+	}
+}
+
+func TestListFilters(t *testing.T) {
+	r := newRig(t)
+	r.load("one:1", "LABEL a=1")
+	r.load("two:1", "LABEL a=2")
+	r.load("", "LABEL b=3")
+	for filters, want := range map[string]int{
+		"": 3, "label=a": 2, "label=a=1": 1, "label=a label=b": 0, "dangling=true": 1, "dangling=false": 2,
+		"reference=one": 1, "reference=*:1": 2, "before=two:1": 1, "since=two:1": 1,
+	} {
+		got, err := r.images.List(t.Context(), &apiv1.ImageServiceListRequest{Filters: strings.Fields(filters)})
+		if err != nil || len(got.Images) != want {
+			t.Errorf("%q: %d images, %v; want %d", filters, len(got.GetImages()), err, want)
+		}
+	}
+	for _, bad := range []string{"nonsense=1", "dangling=maybe", "label"} {
+		if _, err := r.images.List(t.Context(), &apiv1.ImageServiceListRequest{Filters: []string{bad}}); !errors.Is(err, fault.InvalidArgument) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	page, err := r.images.List(t.Context(), &apiv1.ImageServiceListRequest{PageSize: 2})
+	if err != nil || len(page.Images) != 2 || page.NextPageToken == "" {
+		t.Fatalf("page %v, %v", page, err)
+	}
+	page, err = r.images.List(t.Context(), &apiv1.ImageServiceListRequest{PageSize: 2, PageToken: page.NextPageToken})
+	if err != nil || len(page.Images) != 1 || page.NextPageToken != "" {
+		t.Errorf("second page %v, %v", page, err)
+	}
+	gone, err := r.images.Prune(t.Context(), &apiv1.ImageServicePruneRequest{})
+	if err != nil || len(gone.Deleted) == 0 || gone.ReclaimedBytes != 0 && len(gone.Untagged) != 0 {
+		t.Errorf("prune %v, %v", gone, err)
+	}
+	if gone, err := r.images.Prune(t.Context(), &apiv1.ImageServicePruneRequest{All: true, Filters: []string{"label=a=1"}}); err != nil || fmt.Sprint(gone.Untagged) != "[one:1]" {
+		t.Errorf("prune all %v, %v", gone, err)
+	}
+}
+
+func TestS42VolumeNames(t *testing.T) {
+	r := newRig(t)
+	for _, name := range []string{"..", "../x", "a/b", ".x", "-x", strings.Repeat("x", 129), "a\n", "a\x00"} {
+		if _, err := r.volumes.Create(t.Context(), &apiv1.VolumeServiceCreateRequest{Name: name}); !errors.Is(err, fault.InvalidArgument) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for range 2 {
+		if _, err := r.volumes.Create(t.Context(), &apiv1.VolumeServiceCreateRequest{Name: "v", Labels: map[string]string{"a": "1"}}); err != nil {
+			t.Error(err)
+		}
+	}
+	r.restart()
+	v, err := r.volumes.Inspect(t.Context(), &apiv1.VolumeServiceInspectRequest{Volume: "v"})
+	if err != nil || v.Volume.Labels["a"] != "1" {
+		t.Errorf("%v, %v", v, err)
+	}
+	if _, err := r.volumes.Remove(t.Context(), &apiv1.VolumeServiceRemoveRequest{Volume: "v"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRealRegistry pushes to and pulls from Debian's docker-registry.
+func TestRealRegistry(t *testing.T) {
+	host := startRegistry(t)
+	r := newRig(t)
+	id := r.load(host + "/team/app:1")
+	push, err := r.images.Push(t.Context(), &apiv1.ImageServicePushRequest{Reference: host + "/team/app:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushed := last(t, push).(*apiv1.ImageServicePushResponse).GetResult()
+	if pushed == nil || pushed.UploadedBytes == 0 {
+		t.Fatalf("push: %v", pushed)
+	}
+	if _, err := r.images.Remove(t.Context(), &apiv1.ImageServiceRemoveRequest{Image: id, Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{host + "/team/app:1", host + "/team/app@" + pushed.Digest} {
+		stream, err := r.images.Pull(t.Context(), &apiv1.ImageServicePullRequest{Reference: ref})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pulled := last(t, stream).(*apiv1.ImageServicePullResponse).GetResult()
+		if pulled == nil || pulled.ImageId != id || pulled.Digest != pushed.Digest {
+			t.Errorf("%s: %v", ref, pulled)
+		}
+	}
+	stream, err := r.images.Pull(t.Context(), &apiv1.ImageServicePullRequest{Reference: host + "/team/none:1"})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if !errors.Is(err, fault.NotFound) {
+		t.Errorf("absent image: %v", err)
+	}
+}
+
+// last reads a stream to its last message.
+func last[M any](t *testing.T, stream grpc.ServerStreamingClient[M]) (m any) {
+	t.Helper()
+	for {
+		got, err := stream.Recv()
+		if err == io.EOF {
+			return m
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m = got
+	}
+}
+
+// startRegistry runs a registry on the loopback and gives its host:port.
+func startRegistry(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("docker-registry")
+	if err != nil {
+		t.Skip("SKIPPED: needs docker-registry (Debian package of that name)")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := l.Addr().String()
+	l.Close()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "config.yml")
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", dir, host)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", conf)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for range 100 {
+		if c, err := net.Dial("tcp", host); err == nil {
+			c.Close()
+			return host
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("the registry does not come up")
+	return ""
+}
