@@ -2,9 +2,17 @@ package libcontainer
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/cgroup"
 )
@@ -27,6 +35,24 @@ func BenchmarkStartCgroup(b *testing.B) {
 	benchmark(b, func() (*Process, error) { return l.Start(context.Background(), c, IO{Cgroup: group}) })
 }
 
+// BenchmarkStartWaiting is BenchmarkStartCgroup in an init that waits; making
+// that is not counted.
+func BenchmarkStartWaiting(b *testing.B) {
+	l := newLauncher(b)
+	c := config(busybox(b), "")
+	c.Command.Args = []string{"true"}
+	c.Mounts = DefaultMounts(DefaultShm)
+	group := testGroup(b, cgroup.Resources{})
+	benchmark(b, func() (*Process, error) {
+		b.StopTimer()
+		w, err := l.Prepare(c.Namespaces, group)
+		must(b, err)
+		time.Sleep(5 * time.Millisecond) // until it has got to where it waits
+		b.StartTimer()
+		return w.Start(context.Background(), c, IO{Cgroup: group})
+	})
+}
+
 // BenchmarkExec runs `true` in a container that runs already.
 func BenchmarkExec(b *testing.B) {
 	l := newLauncher(b)
@@ -37,8 +63,82 @@ func BenchmarkExec(b *testing.B) {
 	})
 }
 
+// BenchmarkPeerCrun is what to compare with: crun runs a bundle with the same
+// command, and the mounts and namespaces of `crun spec`. It is a process each
+// time; that is how it is used.
+func BenchmarkPeerCrun(b *testing.B) {
+	crun, err := exec.LookPath("crun")
+	if err != nil {
+		b.Skip("SKIP: needs crun")
+	}
+	bundle := filepath.Dir(busybox(b))
+	must(b, os.Rename(filepath.Join(bundle, "root"), filepath.Join(bundle, "rootfs")))
+	spec := exec.Command(crun, "spec")
+	spec.Dir = bundle
+	must(b, spec.Run())
+	file := filepath.Join(bundle, "config.json")
+	text, err := os.ReadFile(file)
+	must(b, err)
+	var config map[string]any
+	must(b, json.Unmarshal(text, &config))
+	process := config["process"].(map[string]any)
+	process["terminal"], process["args"] = false, []string{"true"}
+	delete(process, "rlimits") // cannot be raised everywhere
+	text, err = json.Marshal(config)
+	must(b, err)
+	must(b, os.WriteFile(file, text, 0o644))
+	must(b, ownHugetlb())
+	n := 0
+	b.ResetTimer()
+	cpu := cpuTime()
+	for b.Loop() {
+		n++
+		cmd := exec.Command(crun, "--cgroup-manager", "cgroupfs", "--root", filepath.Join(bundle, "run"), "run", fmt.Sprintf("berth-bench-%d-%d", os.Getpid(), n))
+		cmd.Dir = bundle
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+	}
+	b.ReportMetric(float64(cpuTime()-cpu)/1e6/float64(b.N), "cpu-ms/op")
+}
+
+// ownHugetlb gives this thread, which never comes back, a mount namespace in which
+// a v1 hierarchy has the hugetlb controller: crun refuses to run where v2 has the
+// last controller and v1 the others.
+func ownHugetlb() error {
+	text, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
+	if err != nil || !strings.Contains(string(text), "hugetlb") {
+		return nil
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("cgroups", "/sys/fs/cgroup/unified", "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	return unix.Mount("hugetlb", "/sys/fs/cgroup/unified", "cgroup", 0, "hugetlb")
+}
+
+// cpuTime is what this process and its children have used, in nanoseconds.
+func cpuTime() int64 {
+	var total int64
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) == nil {
+			total += u.Utime.Nano() + u.Stime.Nano()
+		}
+	}
+	return total
+}
+
 func benchmark(b *testing.B, start func() (*Process, error)) {
 	var last *Process
+	cpu := cpuTime()
+	defer func() { b.ReportMetric(float64(cpuTime()-cpu)/1e6/float64(b.N), "cpu-ms/op") }()
 	for b.Loop() {
 		p, err := start()
 		if err != nil {

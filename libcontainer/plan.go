@@ -228,10 +228,8 @@ func (p *plan) namespaces(c *Config, io *IO) error {
 			p.enter = append(p.enter, initproc.Join{Kind: n.kind, FD: fd})
 		case joined:
 			p.setup.Joins = append(p.setup.Joins, initproc.Join{Kind: n.kind, FD: p.add(fd)})
-		case n.from.Private && (n.kind == ns.Cgroup || n.kind == ns.Time):
-			p.setup.Unshare |= uint64(n.kind.Flag())
 		case n.from.Private:
-			p.flags |= n.kind.Flag()
+			p.privatize(n.kind)
 		}
 	}
 	p.netOwned = p.flags&unix.CLONE_NEWNET != 0
@@ -243,6 +241,16 @@ func (p *plan) namespaces(c *Config, io *IO) error {
 		p.attr.Credential = &syscall.Credential{}
 	}
 	return nil
+}
+
+// privatize has a new namespace made: by the clone, or, where that would come too
+// early or cannot be, by init.
+func (p *plan) privatize(kind ns.Kind) {
+	if kind == ns.Cgroup || kind == ns.Time {
+		p.setup.Unshare |= uint64(kind.Flag())
+		return
+	}
+	p.flags |= kind.Flag()
 }
 
 func sysMap(maps []IDMap) []syscall.SysProcIDMap {

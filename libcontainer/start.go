@@ -44,27 +44,38 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 	defer p.close()
 	t := &tracer{begin: begin}
 	t.mark("plan", begin)
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, &StepError{"make socket", err}
-	}
-	sock := pair[0]
-	defer unix.Close(sock)
-	proc, err := p.spawn(t, pair[1])
-	unix.Close(pair[1])
+	proc, sock, err := p.birth(t)
 	if err != nil {
 		return nil, err
 	}
+	return p.run(ctx, proc, sock, t)
+}
+
+// birth makes init and the socket to talk to it over, which the caller closes.
+func (p *plan) birth(t *tracer) (*Process, int, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, &StepError{"make socket", err}
+	}
+	proc, err := p.spawn(t, pair[1])
+	unix.Close(pair[1])
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, -1, err
+	}
+	return proc, pair[0], nil
+}
+
+// run makes an init the command. It closes sock.
+func (p *plan) run(ctx context.Context, proc *Process, sock int, t *tracer) (*Process, error) {
+	defer unix.Close(sock)
 	stop := context.AfterFunc(ctx, func() { proc.Signal(unix.SIGKILL) })
-	err = p.converse(sock, proc, t)
-	if !stop() && err == nil {
+	err := p.converse(sock, proc, t)
+	if !stop() && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		proc.discard()
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
 		return nil, err
 	}
 	proc.Trace = t.steps

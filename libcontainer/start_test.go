@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/caps"
+	"berth/libcontainer/cgroup"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 	"berth/libcontainer/ns"
@@ -756,6 +757,39 @@ func TestJoinNet(t *testing.T) {
 	}
 	if got := output(t, l, config(root, "echo $$"), IO{}); got != "1" {
 		t.Errorf("the next container's first process is %s", got)
+	}
+}
+
+// TestWaiting starts containers in inits that wait.
+func TestWaiting(t *testing.T) {
+	l := newLauncher(t)
+	root := busybox(t)
+	group := testGroup(t, cgroup.Resources{})
+	c := config(root, "echo $$; hostname; cat; cat /proc/self/cgroup")
+	c.Mounts = DefaultMounts(DefaultShm)
+	w, err := l.Prepare(c.Namespaces, group)
+	must(t, err)
+	defer w.Discard()
+	other := *c
+	other.Namespaces.Net = Namespace{}
+	if _, err := w.Start(t.Context(), &other, IO{}); !errors.Is(err, ErrShape) {
+		t.Errorf("other namespaces: %v", err)
+	}
+	in, out, err := os.Pipe()
+	must(t, err)
+	out.WriteString("from stdin\n")
+	out.Close()
+	got, err := capture(t, IO{Stdin: in}, func(io IO) (*Process, error) { return w.Start(t.Context(), c, io) })
+	must(t, err)
+	in.Close()
+	if !strings.HasPrefix(got.out, "1\nbox\nfrom stdin\n") || strings.Contains(got.out, "berth-test") {
+		t.Errorf("got %q", got.out)
+	}
+	unused, err := l.Prepare(c.Namespaces, nil)
+	must(t, err)
+	unused.Discard()
+	if err := unix.Kill(unused.Pid(), 0); err != unix.ESRCH {
+		t.Errorf("a discarded init: %v", err)
 	}
 }
 
