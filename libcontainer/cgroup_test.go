@@ -2,8 +2,10 @@ package libcontainer
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,10 +22,13 @@ func TestS32Cgroup(t *testing.T) {
 		p := startSleeper(t, l, c, IO{Cgroup: group})
 		membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.Pid))
 		must(t, err)
-		for line := range strings.Lines(string(membership)) {
-			if path := strings.TrimSpace(line); !strings.Contains(path, ":/berth-test-") || !strings.HasSuffix(path, "/"+group.Name()) {
-				t.Errorf("outside the group: %s", line)
+		for _, dir := range group.Paths() {
+			if path := dir[strings.Index(dir, "/berth-test"):]; !strings.Contains(string(membership), ":"+path+"\n") {
+				t.Errorf("not in %s:\n%s", path, membership)
 			}
+		}
+		if strings.Count(string(membership), "/berth-test") != len(slices.Compact(slices.Sorted(maps.Values(group.Paths())))) {
+			t.Errorf("not in every group:\n%s", membership)
 		}
 		script := config("/", `cat /proc/self/cgroup; cd /sys/fs/cgroup && for d in . */; do
 			[ -e $d/cgroup.procs ] && head -1 $d/cgroup.procs >/dev/null && echo see $d

@@ -35,7 +35,27 @@ func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (
 		p.close()
 		return nil, err
 	}
+	if p.joinUser >= 0 {
+		err := p.giveStdioTo(target.Pid)
+		if err != nil {
+			p.close()
+			return nil, &StepError{"give stdio to the container", err}
+		}
+	}
 	return l.launch(ctx, p, begin)
+}
+
+// giveStdioTo gives pipes to the root of the user namespace of a process.
+func (p *plan) giveStdioTo(pid int) error {
+	uid, err := mappedRoot(pid, "uid_map")
+	if err != nil {
+		return err
+	}
+	gid, err := mappedRoot(pid, "gid_map")
+	if err != nil {
+		return err
+	}
+	return p.giveStdio(uid, gid)
 }
 
 // enterAll plans to enter every namespace of target that is not the caller's

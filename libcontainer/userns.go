@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,8 +28,10 @@ func (p *plan) prepareUserNS(pid int) error {
 		return &StepError{"open user namespace", err}
 	}
 	defer unix.Close(userns)
-	if err := p.giveStdio(); err != nil {
-		return err
+	uid, _ := hostID(p.userns.UIDMappings)
+	gid, _ := hostID(p.userns.GIDMappings)
+	if err := p.giveStdio(uid, gid); err != nil {
+		return &StepError{"give stdio to the container", err}
 	}
 	for _, v := range p.sysctls {
 		if err := writeSysctl(v.Path, v.Value); err != nil {
@@ -56,18 +60,18 @@ func (p *plan) prepareUserNS(pid int) error {
 	return nil
 }
 
-// giveStdio gives pipes to the root of the container, so that its processes can
-// open /dev/stdout again.
-func (p *plan) giveStdio() error {
-	uid, _ := hostID(p.userns.UIDMappings)
+// giveStdio gives pipes to the root of the container, by its ids on the host: its
+// processes will want to open /dev/stdout again, and init to pass it on to another
+// user, for which it has to know the group as well.
+func (p *plan) giveStdio(uid, gid uint32) error {
 	for _, fd := range p.send[:3] {
 		var st unix.Stat_t
 		err := unix.Fstat(fd, &st)
 		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
-			err = unix.Fchown(fd, int(uid), -1)
+			err = unix.Fchown(fd, int(uid), int(gid))
 		}
 		if err != nil {
-			return &StepError{"give stdio to the container", err}
+			return err
 		}
 	}
 	return nil
@@ -218,4 +222,20 @@ func hostID(maps []IDMap) (uint32, bool) {
 		}
 	}
 	return 0, false
+}
+
+// mappedRoot is what id 0 stands for on the host in the user namespace of a process,
+// by the file "uid_map" or "gid_map".
+func mappedRoot(pid int, file string) (uint32, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		var m IDMap
+		if _, err := fmt.Sscan(line, &m.Container, &m.Host, &m.Size); err == nil && m.Container == 0 {
+			return m.Host, nil
+		}
+	}
+	return 0, errors.New("id 0 is not mapped")
 }

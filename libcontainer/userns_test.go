@@ -103,7 +103,7 @@ func TestUserNamespaceExec(t *testing.T) {
 	group := testGroup(t, cgroup.Resources{})
 	p := startSleeper(t, l, mapped(config(busybox(t), "")), IO{Cgroup: group})
 	for i := range 20 {
-		c := config("/", "id; cat /proc/self/uid_map | tr -s ' '; hostname; echo /proc/[0-9]* | wc -w; readlink /proc/self/ns/net; stat -c %u /bin/busybox").Command
+		c := config("/", "id; cat /proc/self/uid_map | tr -s ' '; hostname; echo /proc/[0-9]* | wc -w; readlink /proc/self/ns/net; stat -c %u /bin/busybox >/dev/stdout").Command
 		if i%2 == 1 {
 			c.User.Spec = "alice"
 		}

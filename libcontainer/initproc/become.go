@@ -57,6 +57,7 @@ func (r *runner) prepare(c *Command) error {
 	if err != nil {
 		return err
 	}
+	r.warnCaps(c.Caps)
 	if err := r.step("set up terminal", r.stdio); err != nil {
 		return err
 	}
@@ -104,6 +105,14 @@ func (r *runner) limit(want Rlimit) error {
 	r.warn("resource limit " + strconv.Itoa(want.Resource) + ": " + strconv.FormatUint(want.Hard, 10) +
 		" is more than this host permits; set to " + strconv.FormatUint(limit.Max, 10))
 	return unix.Prlimit(0, want.Resource, &limit, nil)
+}
+
+// warnCaps tells of capabilities that were asked for by name and that the launcher
+// does not have itself. All of them together means all there are.
+func (r *runner) warnCaps(want caps.Set) {
+	if missing := want &^ caps.Bounding(); want != ^caps.Set(0) && missing != 0 {
+		r.warn("not available on this host: " + missing.String())
+	}
 }
 
 // stdio makes the terminal the controlling one of the session (init leads one
