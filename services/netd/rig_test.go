@@ -21,6 +21,7 @@ import (
 
 	"berth/internal/account"
 	"berth/internal/daemon"
+	"berth/internal/faultpoint"
 	"berth/libcontainer/netlink"
 	"berth/libcontainer/netns"
 	apiv1 "berth/proto/berth/api/v1"
@@ -233,11 +234,11 @@ func (r *rig) startExecd() {
 	})
 }
 
-// startNetd starts netd and waits until it serves.
-func (r *rig) startNetd() {
+// startNetd starts netd, with fault points armed, and waits until it serves.
+func (r *rig) startNetd(faults ...string) {
 	r.Helper()
 	r.netd = exec.Command("/proc/self/exe", "--root", r.root, "--run", r.run, "--config", r.config)
-	r.netd.Env = append(os.Environ(), roleVariable+"="+roleNetd)
+	r.netd.Env = append(os.Environ(), roleVariable+"="+roleNetd, faultpoint.Env+"="+strings.Join(faults, ";"))
 	r.netd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r.netdLog = &bytes.Buffer{}
 	r.netd.Stderr = r.netdLog

@@ -21,6 +21,7 @@ import (
 	apiv1 "berth/proto/berth/api/v1"
 	networkv1 "berth/proto/berth/network/v1"
 	"berth/services/netd/bridge"
+	"berth/services/netd/conntrack"
 	"berth/services/netd/endpoint"
 	"berth/services/netd/firewall"
 	"berth/services/netd/ipam"
@@ -61,6 +62,12 @@ func run(ctx context.Context, env *daemon.Env) error {
 	}
 	defer walls.Close()
 
+	flows, err := conntrack.Open()
+	if err != nil {
+		return err
+	}
+	defer flows.Close()
+
 	var endpoints *endpoint.Manager
 	client := netns.NewClient(env.SocketPath(daemon.NetnsSocket), func() { endpoints.NamespacesLost() })
 	defer client.Close()
@@ -73,6 +80,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		Reaper:   slot.NewReaper(host, client, names.group, log.Named("reaper")),
 		Walls:    walls,
 		Ports:    portmap.NewTable(),
+		Flows:    conntrack.NewSweeper(flows, env.Log.Named("conntrack")),
 		Log:      log,
 		PoolSize: env.Config.Netd.PoolSize,
 		Group:    names.group,

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 )
@@ -45,15 +46,34 @@ type Flow struct {
 // header is struct nfgenmsg for IPv4.
 var header = []byte{2 /* AF_INET */, 0, 0, 0}
 
-// Forget deletes the IPv4 connections that match, in the namespace of the
-// calling process. It reads the whole table: not for a hot path.
-func Forget(match func(Flow) bool) (int, error) {
+// Table is the kernel's table of connections. Its methods may be called from any
+// goroutine.
+type Table struct {
+	mu   sync.Mutex
+	conn *netlink.Conn
+}
+
+// Open reaches the table of the process's network namespace. The socket is kept:
+// closing one of this family makes the kernel wait, with the lock of nftables
+// held, until elements deleted before are out of use, some 20 ms
+// (nft_rcv_nl_event in Linux).
+func Open() (*Table, error) {
 	conn, err := netlink.Dial(familyNetfilter, nil)
 	if err != nil {
-		return 0, fmt.Errorf("open conntrack socket: %w", err)
+		return nil, fmt.Errorf("open conntrack socket: %w", err)
 	}
-	defer conn.Close()
-	flows, err := conn.Execute(netlink.Message{
+	return &Table{conn: conn}, nil
+}
+
+// Close closes the socket.
+func (t *Table) Close() error { return t.conn.Close() }
+
+// Forget deletes the IPv4 connections that match and returns their number. It
+// reads the whole table: not for a hot path.
+func (t *Table) Forget(match func(Flow) bool) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	flows, err := t.conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: messageGet, Flags: netlink.Request | netlink.Dump},
 		Data:   header,
 	})
@@ -67,7 +87,7 @@ func Forget(match func(Flow) bool) (int, error) {
 		if err != nil || !match(flow) {
 			continue // a malformed one is an address family or protocol we do not translate
 		}
-		_, err = conn.Execute(netlink.Message{
+		_, err = t.conn.Execute(netlink.Message{
 			Header: netlink.Header{Type: messageDelete, Flags: netlink.Request | netlink.Acknowledge},
 			Data:   append(header[:4:4], id...),
 		})

@@ -57,6 +57,7 @@ type Parts struct {
 	Reaper   *slot.Reaper
 	Walls    Walls
 	Ports    *portmap.Table
+	Flows    *conntrack.Sweeper
 	Log      hclog.Logger
 	// PoolSize is the number of slots kept ready in the default network.
 	PoolSize int
@@ -69,7 +70,6 @@ type Manager struct {
 	Parts
 	records records
 	pool    *slot.Pool
-	chores  sync.WaitGroup
 
 	mu        sync.Mutex
 	endpoints map[string][]*Endpoint // by container
@@ -168,8 +168,8 @@ func (m *Manager) Run(ctx context.Context) {
 	work.Go(func() { m.sweep(ctx, known) })
 	work.Go(func() { m.pool.Run(ctx) })
 	work.Go(func() { m.Reaper.Run(ctx) })
+	work.Go(func() { m.Flows.Run(ctx) })
 	work.Wait()
-	m.chores.Wait()
 }
 
 func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
@@ -177,6 +177,7 @@ func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
 	for ctx.Err() == nil {
 		n, err := m.Maker.Sweep(ctx, known)
 		if err == nil {
+			m.repair(ctx)
 			if n > 0 {
 				m.Log.Info("dropped namespaces left behind", "count", n)
 			}
@@ -185,6 +186,25 @@ func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
+		}
+	}
+}
+
+// repair makes interfaces again that are missing, which at the start could not
+// be done if execd was not there.
+func (m *Manager) repair(ctx context.Context) {
+	links, err := m.links()
+	if err != nil {
+		m.Log.Warn("interfaces not checked", "error", err)
+		return
+	}
+	for _, e := range m.List() {
+		n, err := m.Networks.Find(e.Network)
+		if _, there := links[e.Slot.Port]; there || err != nil {
+			continue
+		}
+		if err := m.Maker.Restore(ctx, n.Place(), e.Slot, links); err != nil && !errors.Is(err, fault.NotFound) {
+			m.Log.Warn("interface not restored", "interface", e.Slot.Port, "container", e.Container, "error", err)
 		}
 	}
 }
@@ -323,29 +343,12 @@ func (m *Manager) publish(e *Endpoint) error {
 		m.Walls.Update(firewall.Elements{}, firewall.Elements{Publications: e.publications()})
 		return err
 	}
-	m.forgetStrays(e)
-	return nil
-}
-
-// forgetStrays makes the kernel forget UDP flows to the published ports that are
-// older than their publication.
-func (m *Manager) forgetStrays(e *Endpoint) {
-	published := map[uint16]bool{}
 	for _, p := range e.Ports {
 		if p.Protocol == portmap.UDP {
-			published[p.HostPort] = true
+			m.Flows.Published(p.HostPort, e.Slot.IP)
 		}
 	}
-	if len(published) == 0 {
-		return
-	}
-	_, err := conntrack.Forget(func(f conntrack.Flow) bool {
-		return f.Original.Protocol == uint8(firewall.UDP) && published[f.Original.Dst.Port()] &&
-			f.Reply.Src.Addr() != e.Slot.IP && f.Reply.Src == f.Original.Dst // translated by nobody
-	})
-	if err != nil {
-		m.Log.Warn("cannot forget old UDP flows", "container", e.Container, "error", err)
-	}
+	return nil
 }
 
 // Detach takes everything back from a container: its ports are free when it
@@ -385,29 +388,14 @@ func (m *Manager) remove(e *Endpoint) error {
 		m.endpoints[e.Container] = rest
 	}
 	m.mu.Unlock()
-	m.forgetFlows(e)
+	if len(e.Ports) > 0 {
+		m.Flows.Gone(e.Slot.IP)
+	}
 	if n, err := m.Networks.Find(e.Network); err == nil {
 		n.Leave()
 		m.reap(n, e.Slot)
 	}
 	return nil
-}
-
-// forgetFlows makes the kernel forget, in the background, connections that were
-// translated to the container, so that none outlives it and is met again by the
-// next owner of its address or port.
-func (m *Manager) forgetFlows(e *Endpoint) {
-	if len(e.Ports) == 0 {
-		return
-	}
-	m.chores.Go(func() {
-		_, err := conntrack.Forget(func(f conntrack.Flow) bool {
-			return f.Reply.Src.Addr() == e.Slot.IP && f.Original.Dst.Addr() != e.Slot.IP
-		})
-		if err != nil {
-			m.Log.Warn("cannot forget connections", "container", e.Container, "error", err)
-		}
-	})
 }
 
 // reap has a slot taken apart that the firewall no longer knows, or is made to

@@ -311,7 +311,21 @@ func (f *Firewall) rebuild() error {
 		f.noSpoof = true
 		return f.rebuild()
 	}
+	if errors.Is(err, syscall.EINVAL) && f.plainConcat() {
+		return f.rebuild()
+	}
 	return fmt.Errorf("write nftables table %s: %w", f.table.Name, errors.Join(err, again))
+}
+
+// plainConcat makes the sets' keys plain bytes to the kernel: before Linux 5.6 it
+// refuses to be told of their parts, and does not need to know. It reports
+// whether they were not so already.
+func (f *Firewall) plainConcat() (changed bool) {
+	for s := range f.want {
+		changed = changed || s.Concatenation
+		s.Concatenation = false
+	}
+	return changed
 }
 
 // exchange is a rebuild that keeps tables, chains and sets.

@@ -120,6 +120,22 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// Old kernels are not told of which parts a key consists.
+func TestPlainConcat(t *testing.T) {
+	inNamespace(t)
+	f := open(t)
+	if !f.plainConcat() || f.plainConcat() {
+		t.Error("plainConcat does not report its change")
+	}
+	f.Replace(sample(3))
+	if err := f.Rebuild(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Update(Elements{}, sample(3)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestUpdateRemoves(t *testing.T) {
 	inNamespace(t)
 	f := open(t)

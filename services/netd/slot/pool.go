@@ -71,6 +71,10 @@ func (p *Pool) poke() {
 	}
 }
 
+// settle is how long a slot taken is not replaced, unless it was the last: the
+// start that took it needs the processors more.
+const settle = 20 * time.Millisecond
+
 // Run keeps the pool full until ctx is done. It tries again after a while when
 // a slot cannot be made; who is waiting meanwhile makes their own and is told.
 func (p *Pool) Run(ctx context.Context) {
@@ -87,6 +91,9 @@ func (p *Pool) Run(ctx context.Context) {
 			select {
 			case <-p.wake:
 			case <-ctx.Done():
+			}
+			if p.Len() > 0 {
+				wait(ctx, settle)
 			}
 		}
 	}
