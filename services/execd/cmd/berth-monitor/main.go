@@ -1,0 +1,147 @@
+// Command berth-monitor is the parent of all containers of one engine; see
+// package monitor. execd starts it, with the listening socket as descriptor 3.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"berth/internal/faultpoint"
+	"berth/internal/version"
+	"berth/services/execd/monitor"
+	"berth/services/execd/monitor/starter"
+)
+
+// idle is how long the monitor outlives its last container when no execd is
+// there.
+const idle = 15 * time.Second
+
+func main() {
+	dir := flag.String("dir", "", "folder of the engine's run state")
+	initPath := flag.String("init", "", "path of berth-init")
+	list := flag.Bool("list-fault-points", false, "list the points "+faultpoint.Env+" can name, and exit")
+	flag.Parse()
+	if *list {
+		for _, p := range faultpoint.List() {
+			fmt.Printf("%s\t%s\n", p.Name, p.Doc)
+		}
+		return
+	}
+	if err := run(*dir, *initPath); err != nil {
+		fmt.Fprintln(os.Stderr, "berth-monitor: error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(dir, initPath string) error {
+	lg := log.New(os.Stderr, "berth-monitor: ", log.LstdFlags|log.Lmicroseconds|log.LUTC)
+	syscall.Umask(0o077)
+	// It ends by itself, or by SIGKILL. SIGPIPE: nobody reads the log.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	debug.SetGCPercent(50) // small heap, short peaks
+	if err := faultpoint.Arm(os.Getenv(faultpoint.Env)); err != nil {
+		return err
+	}
+	lock, err := takeLock(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	l, err := inheritedListener()
+	if err != nil {
+		return err
+	}
+	growTable()
+	s, err := starter.New(initPath)
+	if err != nil {
+		return err
+	}
+	m := monitor.New(s, version.String(), lg)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go trimMemory(ctx, m)
+	go func() {
+		<-m.Done(idle)
+		l.Close()
+	}()
+	return m.Serve(l)
+}
+
+// takeLock makes sure that there is one monitor for a folder. A predecessor
+// that is just ending is waited for.
+func takeLock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir+"/monitor.lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			f.Close()
+			return nil, fmt.Errorf("another monitor serves %s: %w", dir, err)
+		}
+	}
+	f.Truncate(0)
+	fmt.Fprintln(f, os.Getpid())
+	return f, nil
+}
+
+func inheritedListener() (*net.UnixListener, error) {
+	const fd = 3
+	syscall.CloseOnExec(fd)
+	f := os.NewFile(fd, "listener")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d is not the listening socket: %w", fd, err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, fmt.Errorf("descriptor %d is not a unix socket", fd)
+	}
+	u.SetUnlinkOnClose(false)
+	return u, nil
+}
+
+// growTable makes the table of descriptors large at once. Growing it later, in a
+// process with several threads, waits for an RCU grace period (expand_fdtable,
+// fs/file.c): milliseconds in the middle of a start.
+func growTable() {
+	const size = 4096
+	if fd, _, errno := syscall.Syscall(syscall.SYS_FCNTL, 0, syscall.F_DUPFD_CLOEXEC, size-1); errno == 0 {
+		syscall.Close(int(fd))
+	}
+}
+
+// trimMemory gives memory back to the kernel once a burst of work is over, so
+// that containers that only run cost next to nothing.
+func trimMemory(ctx context.Context, m *monitor.Monitor) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	var seen, trimmed uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := m.Work()
+		if now == seen && now != trimmed {
+			debug.FreeOSMemory()
+			trimmed = now
+		}
+		seen = now
+	}
+}

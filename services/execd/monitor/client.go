@@ -1,0 +1,159 @@
+package monitor
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/services/execd/monitor/wire"
+)
+
+// stallLimit is how long a client may keep a process without a log waiting
+// before it is cut off: there is no other place for the output.
+const stallLimit = 10 * time.Second
+
+// client is the far end of an attached stream.
+type client struct {
+	conn    *net.UnixConn
+	raw     syscall.RawConn
+	streams wire.Streams
+
+	mu sync.Mutex
+	// deaf: no more output is sent, because it lagged, was cut off or left.
+	deaf bool
+}
+
+// newClient takes over the stream descriptor f.
+func newClient(f *os.File, streams wire.Streams) (*client, error) {
+	conn, err := wire.StreamConn(f)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &client{conn: conn, raw: raw, streams: streams}, nil
+}
+
+func (c *client) wants(k wire.Kind) bool {
+	if k == wire.KindStderr {
+		return c.streams.Stderr
+	}
+	return c.streams.Stdout
+}
+
+// sendOrLag never blocks. A client whose socket is full is told where in the log
+// to go on, and gets nothing else.
+func (c *client) sendOrLag(k wire.Kind, packet []byte, at wire.Position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deaf || !c.wants(k) {
+		return
+	}
+	var err error
+	werr := c.raw.Write(func(fd uintptr) bool {
+		_, err = unix.SendmsgN(int(fd), packet, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	switch {
+	case werr == nil && err == nil:
+	case err == unix.EAGAIN:
+		c.deaf = true
+		go c.last(wire.KindLagged, at.Encode())
+	default:
+		c.deaf = true // it left; listen sees that too
+	}
+}
+
+// sendWaiting waits up to stallLimit.
+func (c *client) sendWaiting(k wire.Kind, packet []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deaf || !c.wants(k) {
+		return
+	}
+	c.conn.SetWriteDeadline(time.Now().Add(stallLimit))
+	_, err := c.conn.Write(packet)
+	if err == nil {
+		return
+	}
+	c.deaf = true
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		go c.last(wire.KindCutOff, []byte("the reader did not keep up"))
+	}
+}
+
+// hurry shortens a wait in sendWaiting: the process has ended, and that is not
+// to be kept from everyone by one reader.
+func (c *client) hurry() { c.conn.SetWriteDeadline(time.Now().Add(stallLimit / 20)) }
+
+// last sends a final packet, waiting for as long as the client stays.
+func (c *client) last(k wire.Kind, data []byte) {
+	c.conn.SetWriteDeadline(time.Time{})
+	c.conn.Write(append([]byte{byte(k)}, data...))
+}
+
+// end tells the client that it has had all output.
+func (c *client) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.deaf {
+		c.deaf = true
+		go c.last(wire.KindEnd, nil)
+	}
+}
+
+// listen passes on the client's input until it leaves.
+func (c *client) listen(s *stdio) {
+	defer c.conn.Close()
+	defer s.leave(c)
+	for {
+		p, n := c.read()
+		if p == nil {
+			break
+		}
+		if c.streams.Stdin {
+			switch wire.Kind(p[0]) {
+			case wire.KindStdin:
+				s.writeStdin(p[1:n])
+			case wire.KindCloseStdin:
+				s.closeStdin()
+			}
+		}
+		packets.Put(p)
+	}
+	if c.streams.Stdin && s.stdinOnce {
+		s.closeStdin()
+	}
+}
+
+// read waits for a packet; nil when the client has left.
+func (c *client) read() (p *packet, n int) {
+	err := c.raw.Read(func(fd uintptr) bool {
+		p = packets.Get().(*packet)
+		var err error
+		for {
+			n, err = unix.Read(int(fd), p[:])
+			if err != unix.EINTR {
+				break
+			}
+		}
+		if n > 0 {
+			return true
+		}
+		packets.Put(p)
+		p = nil
+		return err != unix.EAGAIN
+	})
+	if err != nil {
+		return nil, 0
+	}
+	return p, n
+}

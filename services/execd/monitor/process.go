@@ -1,0 +1,40 @@
+package monitor
+
+import (
+	"encoding/json"
+	"os"
+
+	"berth/services/execd/monitor/wire"
+)
+
+// Process is one that a Launcher started.
+type Process struct {
+	Pid int
+	// PidFD is negative before Linux 5.3. The monitor closes it.
+	PidFD int
+	// Terminal is the master, when one was asked for.
+	Terminal *os.File
+	Trace    []wire.Step
+	Warnings []string
+	Cgroups  []string
+}
+
+// Files are a new process's standard streams; nil with a terminal, which the
+// launcher makes. They stay the caller's.
+type Files struct {
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Launcher makes processes children of this one. It returns once the command
+// runs (execve has succeeded) or cannot.
+type Launcher interface {
+	// Start runs the first process of a container. netns may be nil.
+	Start(config json.RawMessage, io wire.Stdio, f Files, netns *os.File) (*Process, error)
+	// Exec runs a further process in the container whose first process is pid;
+	// pidfd may be nil.
+	Exec(config json.RawMessage, io wire.Stdio, f Files, pid int, pidfd *os.File) (*Process, error)
+	// Kill ends all processes in a cgroup.
+	Kill(parent, name string) error
+	// OOMKilled reports whether the kernel killed a process there for memory.
+	OOMKilled(parent, name string) bool
+}
