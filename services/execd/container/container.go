@@ -17,6 +17,8 @@ type Container struct {
 	// Work orders what is done to the container (start, stop, remove) by those
 	// who must not be in each other's way. It is not needed to read or to wait.
 	Work sync.Mutex
+	// Logs is held for reading by readers of the log, and to delete it.
+	Logs sync.RWMutex
 }
 
 // New makes a container from its first Info. persist is called with each new

@@ -95,22 +95,27 @@ func (s *Store) Add(c *Container) {
 	s.names[i.Name] = i.ID
 }
 
-// Rename moves c from its name to another, which commit then records.
+// Rename moves c from its name to another, which commit records. The lock is
+// not held meanwhile: both names are c's.
 func (s *Store) Rename(c *Container, name string, commit func() error) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	i := c.Info()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.taken(name); err != nil {
+	err := s.taken(name)
+	if err == nil {
+		s.names[name] = i.ID
+	}
+	s.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if err := commit(); err != nil {
+		s.Free(i.ID, name)
 		return err
 	}
-	delete(s.names, i.Name)
-	s.names[name] = i.ID
+	s.Free(i.ID, i.Name)
 	return nil
 }
 

@@ -26,7 +26,9 @@ type Config struct {
 	// one goroutine, possibly more than once for the same end.
 	Exited func(*wire.Exit)
 	// Lost is called for a container that could not be handed to a new monitor.
-	Lost func(id string, err error)
+	Lost func(id string, pid int, err error)
+	// Gone is called when a monitor has died, with all exec sessions it had.
+	Gone func()
 }
 
 // Keeper talks to the monitor. Its methods may be called from any goroutine;
@@ -132,6 +134,7 @@ func (k *Keeper) run(ctx context.Context, l *link) {
 			return
 		}
 		k.cfg.Log.Warn("monitor went away", "pid", l.hello.Pid, "error", err)
+		k.cfg.Gone()
 		if l = k.again(ctx); l == nil {
 			return
 		}
@@ -183,7 +186,7 @@ func (k *Keeper) handOver(ctx context.Context, l *link, known map[string]*second
 		if _, err := k.call(ctx, &wire.Message{Op: wire.OpAdopt, State: &st}, s.fds...); err != nil {
 			k.cfg.Log.Error("hand container to new monitor", "container", st.ID, "error", err)
 			k.release(st.ID)
-			k.cfg.Lost(st.ID, err)
+			k.cfg.Lost(st.ID, st.Pid, err)
 		}
 	}
 	if len(orphans) > 0 {

@@ -22,6 +22,8 @@ type Query struct {
 	// From overrides Tail: begin here. Chunks of files that are gone are lost,
 	// which Read reports with ErrGone.
 	From *Position
+	// To ends before that position; chunks behind it are not given.
+	To *Position
 	// Follow waits for more until Done is closed, and then gives the rest.
 	Follow bool
 	Done   <-chan struct{}
@@ -83,6 +85,7 @@ type reader struct {
 
 	f     *os.File
 	file  uint64
+	at    int64  // offset of buf in file
 	buf   []byte // what was read and not yet emitted
 	space []byte
 }
@@ -143,7 +146,7 @@ func (r *reader) wait() error {
 // open positions the reader; a file that does not exist yet is left for next.
 func (r *reader) open(p Position) error {
 	r.close()
-	r.f, r.file, r.buf = nil, p.File, nil
+	r.f, r.file, r.at, r.buf = nil, p.File, p.Offset, nil
 	f, err := os.OpenFile(Path(r.dir, p.File), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		r.file = p.File - 1
@@ -198,6 +201,7 @@ func (r *reader) drain() error {
 			return err
 		}
 		if len(r.buf) == len(r.space) {
+			r.at += int64(len(r.buf))
 			r.buf = nil // not a line of ours: too long
 		}
 	}
@@ -209,8 +213,12 @@ func (r *reader) emitLines() error {
 		if i < 0 {
 			return nil
 		}
+		if to := r.q.To; to != nil && (r.file > to.File || r.file == to.File && r.at >= to.Offset) {
+			return errUntil
+		}
 		line := r.buf[:i]
 		r.buf = r.buf[i+1:]
+		r.at += int64(i) + 1
 		c, err := parseChunk(line)
 		if err != nil || !r.q.wants(c.Stream) || c.Time.Before(r.q.Since) {
 			continue

@@ -226,7 +226,7 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 	}
 	proc.io.finish()
 	exit := &wire.Exit{
-		ID: proc.target.ID, Exec: proc.target.Exec,
+		ID: proc.target.ID, Exec: proc.target.Exec, Pid: proc.state.Pid,
 		Code: code, Error: reason, At: at, LogDropped: proc.io.dropped(),
 	}
 	if first {

@@ -228,6 +228,8 @@ type ExecState struct {
 type Exit struct {
 	ID   string `json:"id"`
 	Exec string `json:"exec,omitempty"`
+	// Pid tells one run of a container from another.
+	Pid int `json:"pid,omitempty"`
 	// Code is 0…255, 128+n after signal n.
 	Code   int       `json:"code"`
 	OOM    bool      `json:"oom,omitempty"`

@@ -1,0 +1,322 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"berth/internal/fault"
+	"berth/internal/faultpoint"
+	"berth/libcontainer/cgroup"
+	"berth/libcontainer/netns"
+	execv1 "berth/proto/berth/exec/v1"
+	"berth/services/execd/container"
+	"berth/services/execd/events"
+	"berth/services/execd/keeper"
+	"berth/services/execd/launch"
+	"berth/services/execd/monitor/wire"
+	"berth/services/execd/records"
+)
+
+var (
+	recorded      = faultpoint.Declare("execd.container-recorded", "the record is written, nobody was told")
+	planned       = faultpoint.Declare("execd.launch-planned", "the state is starting, the monitor was not asked")
+	started       = faultpoint.Declare("execd.started", "the command runs, the record says starting")
+	exitSeen      = faultpoint.Declare("execd.exit-seen", "the monitor told of an exit, the record says running")
+	recordRemoved = faultpoint.Declare("execd.record-removed", "the record is gone, files and cgroup are not")
+	removing      = faultpoint.Declare("execd.removing", "the record says removing, it is still there")
+)
+
+// Config is what a Manager is made from.
+type Config struct {
+	Log      hclog.Logger
+	StateDir string // $ROOT/execd
+	RunDir   string // $RUN/execd
+	Records  *records.Store
+	Builder  *launch.Builder
+	Events   *events.Ring
+	Netns    *netns.Server
+	// Monitor is the path of the monitor, Init that of berth-init.
+	Monitor, Init string
+}
+
+// Manager is the life of all containers. Its methods may be called from any
+// goroutine.
+type Manager struct {
+	Config
+	Containers *container.Store
+
+	keeper   *keeper.Keeper
+	parent   *cgroup.Parent
+	layout   cgroup.Layout
+	janitor  janitor
+	sessions sessions
+	restarts restarts
+	// recovered is closed when the containers of before are known.
+	recovered chan struct{}
+	life      context.Context
+	end       context.CancelFunc
+	exits     sync.WaitGroup
+}
+
+// Open finds the containers there are and takes care of them.
+func Open(ctx context.Context, cfg Config) (*Manager, error) {
+	m := &Manager{Config: cfg, Containers: container.NewStore(), recovered: make(chan struct{})}
+	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
+	var err error
+	if m.layout, err = cgroup.Detect(); err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	if m.parent, err = cgroup.OpenParent(m.layout, cfg.Builder.Parent); err != nil {
+		return nil, fmt.Errorf("open cgroup %s: %w", cfg.Builder.Parent, err)
+	}
+	m.janitor.start(m.life)
+	k, states, err := keeper.Open(ctx, keeper.Config{
+		Dir: cfg.RunDir, Monitor: cfg.Monitor, Args: []string{"--dir", cfg.RunDir, "--init", cfg.Init},
+		Log: cfg.Log.Named("keeper"), Exited: m.onExit, Lost: m.onLost,
+		Gone: func() { m.failSessions("the monitor died") },
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.keeper = k
+	if err := m.recover(states); err != nil {
+		m.Close()
+		return nil, err
+	}
+	close(m.recovered)
+	return m, nil
+}
+
+// Close leaves containers and monitor alone.
+func (m *Manager) Close() {
+	m.end()
+	if m.keeper != nil {
+		m.keeper.Close()
+	}
+	m.exits.Wait()
+	m.janitor.wait()
+	m.parent.Close()
+}
+
+// Keeper gives access to the monitor, for streams.
+func (m *Manager) Keeper() *keeper.Keeper { return m.keeper }
+
+// Layout is the host's cgroups.
+func (m *Manager) Layout() cgroup.Layout { return m.layout }
+
+// runDir is the container's folder in the run folder: generated files and exit.
+func (m *Manager) runDir(id string) string { return filepath.Join(m.RunDir, "c", id) }
+
+// stateDir is the container's folder with its log.
+func (m *Manager) stateDir(id string) string { return filepath.Join(m.StateDir, "containers", id) }
+
+// LogDir is the folder of a container's log, empty when it keeps none.
+func (m *Manager) LogDir(i *container.Info) string {
+	if i.Spec.GetLog().GetDriver() == "none" {
+		return ""
+	}
+	return m.stateDir(i.ID)
+}
+
+// Group opens the cgroup of a running container.
+func (m *Manager) Group(id string) (*cgroup.Group, error) { return m.parent.Open(id) }
+
+// persist records each change; what concerns a run need not wait for the disk.
+func (m *Manager) persist(i *container.Info) error {
+	if i.AutoRemove() && (i.State == container.Exited || i.State == container.Removing || i.State == container.Gone) {
+		return nil // its record is gone already
+	}
+	if i.State == container.Gone {
+		return nil
+	}
+	return m.Records.Put(i, false)
+}
+
+// Create reserves id and name and writes the record.
+func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error) {
+	spec := req.GetSpec()
+	if spec == nil {
+		return nil, fault.InvalidArgument.Errorf("SPEC", "the request has no container")
+	}
+	image := req.GetRootfs().GetConfig()
+	if err := m.Builder.Check(spec, image); err != nil {
+		return nil, err
+	}
+	if err := checkLog(spec); err != nil {
+		return nil, err
+	}
+	if err := checkRestart(spec); err != nil {
+		return nil, err
+	}
+	name, err := m.Containers.Reserve(req.Id, spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	i := newInfo(req, name)
+	if err := m.Records.Put(i, true); err != nil {
+		m.Containers.Free(req.Id, name)
+		return nil, err
+	}
+	if err := recorded.Hit(); err != nil {
+		m.Records.Delete(i)
+		m.Containers.Free(req.Id, name)
+		return nil, err
+	}
+	c := container.New(i, m.persist)
+	m.Containers.Add(c)
+	m.Events.Emit("create", i.ID, attributes(i))
+	return c, nil
+}
+
+func newInfo(req *execv1.CreateRequest, name string) *container.Info {
+	r := req.GetRootfs()
+	i := &container.Info{
+		ID: req.Id, Name: name, State: container.Created, Spec: req.Spec, ImageID: r.GetImageId(), Image: r.GetConfig(),
+		CreatedBy: req.CreatedBy, CreatedAt: time.Now(),
+	}
+	i.Volumes = volumePoints(r, req.Spec)
+	i.Mounts = i.Volumes
+	// What inspect shows before the first start; none of these can fail now.
+	i.Command, _ = launch.Args(req.Spec, i.Image)
+	i.Hostname, _ = launch.Hostname(req.Spec, req.Id)
+	i.Env, _ = launch.Env(req.Spec, i.Image, i.Hostname)
+	i.Cwd, _ = launch.Cwd(req.Spec, i.Image)
+	return i
+}
+
+// attributes are what every event of a container tells.
+func attributes(i *container.Info, more ...string) map[string]string {
+	a := map[string]string{"name": i.Name, "image": i.Spec.GetImage()}
+	for k, v := range i.Spec.GetLabels() {
+		if _, taken := a[k]; !taken {
+			a[k] = v
+		}
+	}
+	for n := 0; n+1 < len(more); n += 2 {
+		a[more[n]] = more[n+1]
+	}
+	return a
+}
+
+// exitAttributes are those of "die".
+func exitAttributes(i *container.Info) map[string]string {
+	a := attributes(i, "exitCode", strconv.Itoa(int(i.Exit.Code)))
+	if i.Exit.OOM {
+		a["oom"] = "true"
+	}
+	if i.Exit.Error != "" {
+		a["error"] = i.Exit.Error
+	}
+	return a
+}
+
+// Remove removes a container that does not run, or kills it first by force.
+func (m *Manager) Remove(ctx context.Context, c *container.Container, force bool) error {
+	if force && c.Info().State.Active() {
+		if _, _, err := m.Stop(ctx, c, time.Nanosecond, 0); err != nil {
+			return err
+		}
+	}
+	c.Work.Lock()
+	defer c.Work.Unlock()
+	if c.Info().State == container.Gone {
+		return nil // it went by itself with its exit
+	}
+	i, err := c.Move(container.Remove, nil)
+	if err != nil {
+		return err
+	}
+	if err := removing.Hit(); err != nil {
+		return err
+	}
+	return m.removeRecord(c, i)
+}
+
+// removeRecord ends the container; its state is Removing.
+func (m *Manager) removeRecord(c *container.Container, i *container.Info) error {
+	if err := m.Records.Delete(i); err != nil {
+		c.Move(container.Break, nil)
+		return err
+	}
+	if err := recordRemoved.Hit(); err != nil {
+		return err
+	}
+	m.Containers.Drop(c)
+	c.Move(container.Removed, nil)
+	m.Events.Emit("destroy", i.ID, attributes(i))
+	m.sweepLater(c, true)
+	return nil
+}
+
+// sweepLater removes what a run, or with all the whole container, left behind.
+func (m *Manager) sweepLater(c *container.Container, all bool) {
+	id := c.Info().ID
+	m.janitor.later(func() {
+		if !all && c.Info().State.Active() {
+			return // started again
+		}
+		if err := m.deleteGroup(id); err != nil {
+			m.Log.Warn("delete cgroup", "container", id, "error", err)
+		}
+		if !all {
+			return
+		}
+		os.RemoveAll(m.runDir(id))
+		c.Logs.Lock()
+		defer c.Logs.Unlock()
+		if err := os.RemoveAll(m.stateDir(id)); err != nil {
+			m.Log.Warn("delete log", "container", id, "error", err)
+		}
+	})
+}
+
+// deleteGroup ends everything in a container's cgroup and removes it.
+func (m *Manager) deleteGroup(id string) error {
+	g, err := m.parent.Open(id)
+	if errors.Is(err, cgroup.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	if procs, err := g.Procs(); err != nil || len(procs) > 0 {
+		if err := g.Kill(); err != nil && !errors.Is(err, cgroup.ErrNotFound) {
+			return err
+		}
+	}
+	return g.Delete()
+}
+
+// Rename gives a container another name.
+func (m *Manager) Rename(c *container.Container, name string) error {
+	old := c.Info().Name
+	err := m.Containers.Rename(c, name, func() error {
+		i, err := c.Edit(func(i *container.Info) error {
+			if i.State == container.Removing || i.State == container.Gone {
+				return fault.NotFound.Errorf("CONTAINER_NOT_FOUND", "the container is being removed")
+			}
+			i.Name = name
+			return nil
+		})
+		if err == nil {
+			err = m.Records.Put(i, true)
+		}
+		return err
+	})
+	if err == nil {
+		m.Events.Emit("rename", c.Info().ID, attributes(c.Info(), "oldName", old))
+	}
+	return err
+}
+
+// target is a container's first process.
+func target(i *container.Info) wire.Target { return wire.Target{ID: i.ID} }

@@ -1,0 +1,269 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
+	imagev1 "berth/proto/berth/image/v1"
+	networkv1 "berth/proto/berth/network/v1"
+	"berth/services/execd/container"
+	"berth/services/execd/launch"
+	"berth/services/execd/monitor"
+	"berth/services/execd/monitor/wire"
+)
+
+// Given is what imaged and netd hand out for a start.
+type Given struct {
+	Rootfs  *imagev1.Rootfs
+	Network *networkv1.AttachResponse
+}
+
+// Client is one to be attached before the command runs.
+type Client struct {
+	Streams wire.Streams
+	Far     *os.File
+}
+
+// Start runs a container's command. The error has a reason that tells a command
+// that is missing from one that cannot be executed.
+func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, client *Client) (*container.Info, error) {
+	c.Work.Lock()
+	defer c.Work.Unlock()
+	m.restarts.cancel(c.Info().ID)
+	i, err := c.Move(container.Start, func(i *container.Info) {
+		i.Namespace, i.Endpoints, i.Stopped = g.Network.GetNamespace(), g.Network.GetEndpoints(), false
+	})
+	if err != nil {
+		return nil, err
+	}
+	i, err = m.run(ctx, c, i, g, client)
+	if err != nil {
+		m.startFailed(c, err)
+		return nil, err
+	}
+	m.Events.Emit("start", i.ID, attributes(i))
+	return i, nil
+}
+
+// run is Start between the states.
+func (m *Manager) run(ctx context.Context, c *container.Container, i *container.Info, g Given, client *Client) (*container.Info, error) {
+	plan, req, err := m.plan(i, g)
+	if err != nil {
+		return nil, err
+	}
+	if err := planned.Hit(); err != nil {
+		return nil, err
+	}
+	if err := m.restarts.keep(m.runDir(i.ID), i, req); err != nil {
+		return nil, err
+	}
+	got, err := m.launch(ctx, i, req, client)
+	if err != nil {
+		return nil, err
+	}
+	if err := started.Hit(); err != nil {
+		return nil, err
+	}
+	return c.Move(container.Started, func(i *container.Info) {
+		i.Pid, i.StartedAt, i.Cgroups = got.Pid, got.StartedAt, got.Cgroups
+		i.Command, i.Env, i.Cwd, i.Hostname, i.Mounts = plan.Command, plan.Env, plan.Cwd, plan.Hostname, plan.Mounts
+		i.Trace = trace(got.Trace)
+		i.Warnings = append(append(plan.Warnings, g.Network.GetWarnings()...), got.Warnings...)
+		i.RestartCount = 0
+	})
+}
+
+// plan makes the container's folders and the request to the monitor.
+func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, error) {
+	dir := m.runDir(i.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	os.Remove(dir + "/" + monitor.ExitFile)
+	plan, err := m.Builder.Build(&launch.Input{
+		ID: i.ID, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
+		Network: g.Network, Dir: dir, Peer: m.peer,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	req := &wire.Launch{
+		ID: i.ID, Stdio: plan.Stdio, Dir: dir, KillAll: plan.KillAll,
+		Parent: plan.Start.Parent, Cgroup: plan.Start.Name,
+	}
+	if logDir := m.LogDir(i); logDir != "" {
+		if err := os.MkdirAll(logDir, 0o700); err != nil {
+			return nil, nil, err
+		}
+		req.Log = m.logLimits(i.Spec.GetLog(), logDir)
+	}
+	req.Config, err = json.Marshal(&plan.Start)
+	return plan, req, err
+}
+
+func (m *Manager) logLimits(l *apiv1.LogSpec, dir string) wire.Log {
+	out := wire.Log{Dir: dir, MaxBytes: l.GetMaxSizeBytes(), MaxFiles: int(l.GetMaxFiles())}
+	if out.MaxBytes == 0 {
+		out.MaxBytes = int64(m.Builder.Defaults.LogMaxSize)
+	}
+	if out.MaxFiles == 0 {
+		out.MaxFiles = m.Builder.Defaults.LogMaxFiles
+	}
+	return out
+}
+
+// launch asks the monitor.
+func (m *Manager) launch(ctx context.Context, i *container.Info, req *wire.Launch, client *Client) (*wire.Launched, error) {
+	netFD := -1
+	if ns := i.Namespace; ns.GetKind() == networkv1.Namespace_KIND_HELD {
+		f, err := m.Netns.Get(ns.Id)
+		if err != nil {
+			return nil, fault.Unavailable.Errorf("NAMESPACE_GONE", "network namespace: %w", err).
+				Hint("try again")
+		}
+		defer f.Close()
+		netFD = wire.FD(f)
+	}
+	var far *os.File
+	if client != nil {
+		req.Attach, far = &client.Streams, client.Far
+	}
+	got, err := m.keeper.Launch(ctx, req, netFD, far)
+	return got, commandError(err)
+}
+
+// commandError turns what the monitor says into what clients know.
+func commandError(err error) error {
+	var w *wire.Error
+	if !errors.As(err, &w) {
+		return err
+	}
+	switch w.Code {
+	case wire.CodeNoCommand:
+		return fault.NotFound.Errorf("COMMAND_NOT_FOUND", "%w", w)
+	case wire.CodeNotExecutable:
+		return fault.PermissionDenied.Errorf("COMMAND_NOT_EXECUTABLE", "%w", w)
+	case wire.CodeInvalid:
+		return fault.InvalidArgument.Errorf("LAUNCH_REFUSED", "%w", w)
+	case wire.CodeUnsupported:
+		return fault.Unimplemented.Errorf("HOST_CANNOT", "%w", w)
+	case wire.CodeNoMemory:
+		return fault.ResourceExhausted.Errorf("HOST_EXHAUSTED", "%w", w)
+	case wire.CodeBusy:
+		return fault.FailedPrecondition.Errorf("CONTAINER_RUNNING", "%w", w)
+	case wire.CodeNotFound:
+		return fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "%w", w)
+	}
+	return fault.Internal.Errorf("LAUNCH_FAILED", "%w", w)
+}
+
+// startFailed puts the container back, with what a shell would say as status.
+// What a killed monitor may have left is ended.
+func (m *Manager) startFailed(c *container.Container, cause error) {
+	code := int32(125)
+	switch {
+	case errors.Is(cause, fault.NotFound):
+		code = 127
+	case errors.Is(cause, fault.PermissionDenied):
+		code = 126
+	}
+	_, err := c.Move(container.StartFailed, func(i *container.Info) {
+		i.Exit = &container.ExitStatus{Code: code, Error: cause.Error(), At: time.Now()}
+		i.Pid, i.Endpoints, i.Namespace = 0, nil, nil
+	})
+	if err != nil {
+		m.Log.Error("note failed start", "container", c.Info().ID, "error", err)
+	}
+	m.sweepLater(c, false)
+}
+
+// peer finds the first process of a running container whose namespaces are to
+// be shared.
+func (m *Manager) peer(ref string) (int, error) {
+	c, err := m.Containers.Find(ref)
+	if err != nil {
+		return 0, err
+	}
+	i := c.Info()
+	if !i.State.Up() {
+		return 0, fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "container %s does not run", i.Name)
+	}
+	return i.Pid, nil
+}
+
+func trace(steps []wire.Step) []*apiv1.TraceStep {
+	out := make([]*apiv1.TraceStep, len(steps))
+	for n, s := range steps {
+		out[n] = &apiv1.TraceStep{Name: s.Name, Offset: durationpb.New(s.Offset), Duration: durationpb.New(s.Duration)}
+	}
+	return out
+}
+
+// volumePoints are the volumes as the record keeps them: where they are on the
+// host is imaged's to know.
+func volumePoints(r *imagev1.Rootfs, spec *apiv1.ContainerSpec) []*apiv1.MountPoint {
+	var out []*apiv1.MountPoint
+	for _, v := range r.GetVolumes() {
+		p := &apiv1.MountPoint{Type: apiv1.MountType_MOUNT_TYPE_VOLUME, Name: v.Name, Target: v.Target}
+		for _, m := range spec.Mounts {
+			if m.Target == v.Target {
+				p.ReadOnly = m.ReadOnly
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func checkLog(spec *apiv1.ContainerSpec) error {
+	l := spec.GetLog()
+	switch l.GetDriver() {
+	case "", "file", "none":
+	default:
+		return fault.InvalidArgument.Errorf("LOG_DRIVER", "log driver %q: want file or none", l.Driver)
+	}
+	const minSize = 64 << 10
+	if s := l.GetMaxSizeBytes(); s != 0 && s < minSize {
+		return fault.InvalidArgument.Errorf("LOG_SIZE", "log size %d bytes: the minimum is 64 KiB", s)
+	}
+	if n := l.GetMaxFiles(); n < 0 || n > 1000 {
+		return fault.InvalidArgument.Errorf("LOG_FILES", "%d log files: want 1 to 1000", n)
+	}
+	return nil
+}
+
+// stopSignal cannot fail for a container that was created.
+func stopSignal(i *container.Info) int {
+	n, err := launch.StopSignal(i.Spec, i.Image)
+	if err != nil {
+		return 15
+	}
+	return n
+}
+
+var errStopTimeout = errors.New("some process did not end by SIGKILL")
+
+func stopTimeoutError(i *container.Info) error {
+	return fault.DeadlineExceeded.Errorf("STOP_TIMEOUT", "container %s: %w", i.Name, errStopTimeout).
+		Hint("a process waits in the kernel (state D); the container ends when that does")
+}
+
+func notRunning(i *container.Info) error {
+	return fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "container %s does not run, it is %s", i.Name, i.State).
+		With("container", i.Name)
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

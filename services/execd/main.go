@@ -1,0 +1,24 @@
+// Command execd is the container daemon: it keeps the records of containers,
+// runs them through the monitor, and tells about them. It runs as root, for it
+// makes namespaces and cgroups, but without the capabilities that no container
+// gets either.
+package main
+
+import (
+	"berth/internal/daemon"
+)
+
+func main() {
+	daemon.Main(daemon.Spec{
+		Name: "execd",
+		Lose: []string{
+			"SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "MAC_ADMIN", "MAC_OVERRIDE", "SYSLOG", "SYS_PACCT",
+		},
+		RunDir: true,
+		Sockets: []daemon.Socket{
+			{Name: daemon.ExecdSocket},
+			{Name: daemon.NetnsSocket, Type: "unixpacket"},
+		},
+		Run: run,
+	})
+}

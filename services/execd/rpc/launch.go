@@ -1,0 +1,176 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
+	"berth/services/execd/container"
+	"berth/services/execd/launch"
+	"berth/services/execd/lifecycle"
+	"berth/services/execd/monitor/wire"
+)
+
+type launchService struct {
+	execv1.UnimplementedLaunchServiceServer
+	*Server
+}
+
+func (s *launchService) Create(_ context.Context, req *execv1.CreateRequest) (*execv1.CreateResponse, error) {
+	c, err := s.life.Create(req)
+	if err != nil {
+		return nil, err
+	}
+	return &execv1.CreateResponse{Name: c.Info().Name}, nil
+}
+
+func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*execv1.StartResponse, error) {
+	c, err := s.find(req.Id)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.life.Start(ctx, c, lifecycle.Given{Rootfs: req.Rootfs, Network: req.Network}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return startResponse(i), nil
+}
+
+func startResponse(i *container.Info) *execv1.StartResponse {
+	return &execv1.StartResponse{Pid: int32(i.Pid), Trace: i.Trace, Warnings: i.Warnings}
+}
+
+type runStream = grpc.BidiStreamingServer[execv1.RunRequest, execv1.RunResponse]
+
+func (s *launchService) Run(stream runStream) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil {
+		return fault.InvalidArgument.Errorf("PROTOCOL", "the first message is not open")
+	}
+	var ends *wire.Stream
+	var client *lifecycle.Client
+	if open.Attach != nil {
+		if ends, client, err = newClient(open.Attach); err != nil {
+			return err
+		}
+		defer ends.Close()
+		defer client.Far.Close()
+	}
+	c, err := s.life.Create(open.Create)
+	if err != nil {
+		return err
+	}
+	name := c.Info().Name
+	given := lifecycle.Given{Rootfs: open.Create.GetRootfs(), Network: open.Network}
+	i, err := s.life.Start(stream.Context(), c, given, client)
+	if err != nil {
+		if e := s.life.Remove(context.WithoutCancel(stream.Context()), c, true); e != nil && !errors.Is(e, fault.NotFound) {
+			s.log.Error("remove container that did not start", "container", c.Info().ID, "error", e)
+		}
+		return err
+	}
+	created := &execv1.RunResponse{Message: &execv1.RunResponse_Created{Created: &execv1.CreateResponse{Name: name}}}
+	if err := stream.Send(created); err != nil {
+		return err
+	}
+	if err := stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Started{Started: startResponse(i)}}); err != nil {
+		return err
+	}
+	if ends == nil {
+		return nil
+	}
+	client.Far.Close()
+	return s.serveContainer(stream.Context(), c, i, ends, open.Attach, runEnd{stream})
+}
+
+// runEnd is the client's end of Run.
+type runEnd struct{ stream runStream }
+
+func (r runEnd) send(o *apiv1.OutputChunk) error {
+	return r.stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Output{Output: o}})
+}
+
+func (r runEnd) exited(e *apiv1.ExitStatus) error {
+	return r.stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Exited{Exited: e}})
+}
+
+func (r runEnd) recv() (input, error) {
+	m, err := r.stream.Recv()
+	if err != nil {
+		return input{}, err
+	}
+	switch m := m.Message.(type) {
+	case *execv1.RunRequest_Stdin:
+		return input{stdin: m.Stdin, isStdin: true}, nil
+	case *execv1.RunRequest_Resize:
+		return input{resize: m.Resize}, nil
+	case *execv1.RunRequest_Signal:
+		return input{signal: m.Signal}, nil
+	}
+	return input{}, nil
+}
+
+func (s *launchService) Stop(ctx context.Context, req *execv1.StopRequest) (*execv1.StopResponse, error) {
+	c, err := s.find(req.Container)
+	if err != nil {
+		return nil, err
+	}
+	sig := 0
+	if req.Signal != "" {
+		if sig, err = launch.Signal(req.Signal); err != nil {
+			return nil, err
+		}
+	}
+	var timeout time.Duration // 0: the container's own
+	if req.Timeout != nil {
+		if timeout = req.Timeout.AsDuration(); timeout == 0 {
+			timeout = time.Nanosecond
+		}
+	}
+	i, was, err := s.life.Stop(ctx, c, timeout, sig)
+	if err != nil {
+		return nil, err
+	}
+	return &execv1.StopResponse{Id: i.ID, Exit: exitStatus(i.Exit), WasStopped: was}, nil
+}
+
+func (s *launchService) Remove(ctx context.Context, req *execv1.RemoveRequest) (*execv1.RemoveResponse, error) {
+	c, err := s.find(req.Container)
+	if err != nil {
+		return nil, err
+	}
+	id := c.Info().ID
+	if err := s.life.Remove(ctx, c, req.Force); err != nil {
+		return nil, err
+	}
+	return &execv1.RemoveResponse{Id: id}, nil
+}
+
+func (s *launchService) ListIds(context.Context, *execv1.ListIdsRequest) (*execv1.ListIdsResponse, error) {
+	var out execv1.ListIdsResponse
+	for _, c := range s.life.Containers.All() {
+		i := c.Info()
+		out.Entries = append(out.Entries, &execv1.ListIdsResponse_Entry{
+			Id: i.ID, Name: i.Name, State: i.State.API(), AutoRemove: i.AutoRemove(), Active: i.State.Active(),
+		})
+	}
+	return &out, nil
+}
+
+// exitStatus is nil for a container that has not ended yet.
+func exitStatus(e *container.ExitStatus) *apiv1.ExitStatus {
+	if e == nil {
+		return nil
+	}
+	return &apiv1.ExitStatus{Code: e.Code, OomKilled: e.OOM, Error: e.Error, ExitedAt: timestamppb.New(e.At)}
+}

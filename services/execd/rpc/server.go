@@ -1,0 +1,121 @@
+// Package rpc answers gRPC for execd: it reads requests, calls package
+// lifecycle, and writes answers. Of berth.api.v1 it has exactly the methods that
+// apid forwards.
+package rpc
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"berth/internal/version"
+	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
+	"berth/services/execd/container"
+	"berth/services/execd/events"
+	"berth/services/execd/lifecycle"
+	"berth/services/execd/logfile"
+)
+
+// Server has execd's services.
+type Server struct {
+	log     hclog.Logger
+	life    *lifecycle.Manager
+	events  *events.Ring
+	watcher *logfile.Watcher
+	begin   time.Time
+}
+
+// New makes a server over a manager.
+func New(life *lifecycle.Manager, ring *events.Ring, log hclog.Logger) (*Server, error) {
+	w, err := logfile.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{log: log, life: life, events: ring, watcher: w, begin: time.Now()}, nil
+}
+
+// Close ends the watching of logs.
+func (s *Server) Close() error { return s.watcher.Close() }
+
+// Register adds the services to a gRPC server.
+func (s *Server) Register(g *grpc.Server) {
+	execv1.RegisterLaunchServiceServer(g, &launchService{Server: s})
+	apiv1.RegisterContainerServiceServer(g, &containerService{Server: s})
+	apiv1.RegisterEventServiceServer(g, &eventService{Server: s})
+	apiv1.RegisterSystemServiceServer(g, &systemService{Server: s})
+}
+
+// Timeouts of calls that wait for a container to end.
+func Timeouts() map[string]time.Duration {
+	return map[string]time.Duration{
+		execv1.LaunchService_Stop_FullMethodName:   0,
+		execv1.LaunchService_Remove_FullMethodName: 0,
+		apiv1.ContainerService_Wait_FullMethodName: 0,
+	}
+}
+
+func (s *Server) find(ref string) (*container.Container, error) { return s.life.Containers.Find(ref) }
+
+type eventService struct {
+	apiv1.UnimplementedEventServiceServer
+	*Server
+}
+
+func (s *eventService) Watch(req *apiv1.EventServiceWatchRequest, stream grpc.ServerStreamingServer[apiv1.EventServiceWatchResponse]) error {
+	match, err := eventFilter(req.Filters)
+	if err != nil {
+		return err
+	}
+	q := events.Query{After: req.SinceSequence, Match: match}
+	if req.Since != nil {
+		q.Since = req.Since.AsTime()
+	}
+	if req.Until != nil {
+		q.Until = req.Until.AsTime()
+	}
+	// The header tells the client that it misses nothing from here on.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
+	return s.events.Watch(stream.Context(), q, func(e *apiv1.Event) error {
+		return stream.Send(&apiv1.EventServiceWatchResponse{Event: e})
+	})
+}
+
+type systemService struct {
+	apiv1.UnimplementedSystemServiceServer
+	*Server
+}
+
+func (s *systemService) GetDaemonInfo(context.Context, *apiv1.SystemServiceGetDaemonInfoRequest) (*apiv1.SystemServiceGetDaemonInfoResponse, error) {
+	counters := map[string]int64{"containers": 0, "running": 0, "paused": 0, "stopped": 0}
+	for _, c := range s.life.Containers.All() {
+		counters["containers"]++
+		switch st := c.Info().State; {
+		case st == container.Paused:
+			counters["paused"]++
+		case st.Active():
+			counters["running"]++
+		default:
+			counters["stopped"]++
+		}
+	}
+	info := &apiv1.DaemonInfo{
+		Name: "execd", Version: version.Number(), Pid: int32(os.Getpid()), StartedAt: timestamppb.New(s.begin),
+		Uptime: durationpb.New(time.Since(s.begin)), Status: "serving", Uid: uint32(os.Geteuid()), Counters: counters,
+		Facts: map[string]string{
+			"cgroup": s.life.Layout().Mode.String(),
+			// apid compares these with the events it has.
+			"event_sequence": strconv.FormatUint(s.events.Last(), 10),
+			"monitor_pid":    strconv.Itoa(s.life.Keeper().MonitorPid()),
+		},
+	}
+	return &apiv1.SystemServiceGetDaemonInfoResponse{Info: info}, nil
+}
