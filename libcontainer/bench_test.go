@@ -125,7 +125,16 @@ func ownHugetlb(b *testing.B) error {
 		return err
 	}
 	b.Cleanup(func() {
-		unix.Unmount(dir, unix.MNT_DETACH)
+		// Groups just deleted still hold the hierarchy for a moment, and an
+		// unmount then leaves it.
+		for range 50 {
+			unix.Unmount(dir, unix.MNT_DETACH)
+			if text, _ := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers"); strings.Contains(string(text), "hugetlb") {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+			unix.Mount("hugetlb", dir, "cgroup", 0, "hugetlb")
+		}
 		os.Remove(dir)
 	})
 	return unix.Mount("hugetlb", dir, "cgroup", 0, "hugetlb")
