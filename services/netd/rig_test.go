@@ -86,6 +86,12 @@ func becomeHost() error {
 			}
 		}
 	}
+	// As strict as distributions come.
+	for _, where := range []string{"all", "default"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+where+"/rp_filter", []byte("1"), 0); err != nil {
+			return err
+		}
+	}
 	conn, err := netlink.Dial()
 	if err != nil {
 		return err

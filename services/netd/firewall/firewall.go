@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -63,6 +64,8 @@ type Firewall struct {
 	table, bridgeTable *nftables.Table
 
 	published, publishedAny, subnets, bridges, pairs, internal, sources *nftables.Set
+
+	foreign atomic.Pointer[[]string] // what ForeignDrops knows; nil: nothing
 
 	mu      sync.Mutex
 	noSpoof bool                                 // the kernel has no bridge family: no antispoof chain

@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -16,6 +17,7 @@ const (
 	subsystem       = 10 // NFNL_SUBSYS_NFTABLES
 
 	deleteTable = subsystem<<8 | 2
+	newChain    = subsystem<<8 | 3
 	deleteChain = subsystem<<8 | 5
 	deleteRule  = subsystem<<8 | 8
 )
@@ -40,25 +42,19 @@ func (f *Firewall) Watch(ctx context.Context, repaired func(error)) error {
 			return nil
 		}
 		// An overrun (ENOBUFS) means that events were lost: look, too.
-		if err == nil && !deletes(messages) {
-			continue
+		if err != nil || has(messages, deleteTable, newChain, deleteChain) {
+			f.foreign.Store(nil)
 		}
-		if f.intact() {
-			continue
+		if (err != nil || has(messages, deleteTable, deleteChain, deleteRule)) && !f.intact() {
+			repaired(f.Rebuild())
 		}
-		repaired(f.Rebuild())
 	}
 	return nil
 }
 
-func deletes(messages []netlink.Message) bool {
-	for _, m := range messages {
-		switch m.Header.Type {
-		case deleteTable, deleteChain, deleteRule:
-			return true
-		}
-	}
-	return false
+// has reports whether one of the messages is of one of the kinds.
+func has(messages []netlink.Message, kinds ...netlink.HeaderType) bool {
+	return slices.ContainsFunc(messages, func(m netlink.Message) bool { return slices.Contains(kinds, m.Header.Type) })
 }
 
 // intact reports whether every chain has its rules. It waits for a change of
@@ -77,12 +73,19 @@ func (f *Firewall) intact() bool {
 
 // ForeignDrops returns the chains of other tables, as "table/chain", that drop
 // by default what is forwarded. An accept of ours does not overrule them: as
-// long as they have no rule for it, containers reach nothing outside.
+// long as they have no rule for it, containers reach nothing outside. The answer
+// is remembered until [Firewall.Watch] sees chains change: some hosts have
+// thousands.
 func (f *Firewall) ForeignDrops() ([]string, error) {
-	var found []string
+	if known := f.foreign.Load(); known != nil {
+		return *known, nil
+	}
+	var empty, found []string
+	f.foreign.Store(&empty) // before looking: what changes meanwhile clears it again
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
 		chains, err := f.listChains(family)
 		if err != nil {
+			f.foreign.Store(nil)
 			return nil, fmt.Errorf("list nftables chains: %w", err)
 		}
 		for _, c := range chains {
@@ -92,6 +95,7 @@ func (f *Firewall) ForeignDrops() ([]string, error) {
 			}
 		}
 	}
+	f.foreign.CompareAndSwap(&empty, &found)
 	return found, nil
 }
 
