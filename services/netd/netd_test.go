@@ -562,7 +562,22 @@ func TestF40Repair(t *testing.T) {
 		var gone netlink.Batch
 		gone.DeleteLink(l.Index)
 		r.must(r.host.Do(&gone))
+		r.eventually(name+" is back in service", func() bool {
+			_, err := r.ask(nil, "tcp4", "127.0.0.1:8080", 50*time.Millisecond)
+			return err == nil
+		})
+		r.reach(a.ns, "tcp4", "10.88.0.1:8080", "a")
+		b := r.attach("b", nil) // from the pool, or made
+		r.reach(b.ns, "tcp4", a.ip.String()+":80", "a")
+		r.detach("b")
+
+		// The same while netd is away.
 		r.killNetd()
+		l, err = r.host.LinkByName(name)
+		r.must(err)
+		var again netlink.Batch
+		again.DeleteLink(l.Index)
+		r.must(r.host.Do(&again))
 		r.startNetd()
 		r.reach(nil, "tcp4", "127.0.0.1:8080", "a")
 		r.reach(a.ns, "tcp4", "10.88.0.1:8080", "a")

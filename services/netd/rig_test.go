@@ -220,7 +220,9 @@ func (r *rig) makeOutside() {
 // startExecd serves namespaces, as execd does.
 func (r *rig) startExecd() {
 	r.Helper()
-	r.execd = netns.NewServer(netns.Defaults, func(uid uint32) bool { return uid == 0 || uid >= 64990 })
+	netd, err := account.User(account.Netd)
+	r.must(err)
+	r.execd = netns.NewServer(netns.Defaults, func(uid uint32) bool { return uid == uint32(netd.UID) })
 	path := filepath.Join(r.run, daemon.NetnsSocket)
 	l, err := netns.Listen(path)
 	r.must(err)

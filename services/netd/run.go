@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
@@ -69,7 +70,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	defer flows.Close()
 
 	var endpoints *endpoint.Manager
-	client := netns.NewClient(env.SocketPath(daemon.NetnsSocket), func() { endpoints.NamespacesLost() })
+	client := netns.NewClient(env.SocketPath(daemon.NetnsSocket), func() { endpoints.DiscardPool() })
 	defer client.Close()
 	log := env.Log
 	endpoints, err = endpoint.New(endpoint.Parts{
@@ -102,6 +103,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	defer cancel()
 	background.Go(func() { endpoints.Run(ctx) })
 	background.Go(func() { walls.Watch(ctx, log.Named("firewall")) })
+	background.Go(func() { s.watchLinks(ctx) })
 	return env.Serve(ctx, daemon.NetdSocket, daemon.ServerOptions{}, func(g *grpc.Server) {
 		networkv1.RegisterEndpointServiceServer(g, &endpointServer{server: s})
 		apiv1.RegisterNetworkServiceServer(g, &networkServer{server: s})
@@ -134,6 +136,56 @@ func bringUp(ctx context.Context, s *server) error {
 	}
 	log.Info("restored", "endpoints", len(restored), "networks", len(s.networks.List()))
 	return nil
+}
+
+// watchLinks puts bridges and containers' interfaces back that somebody deleted.
+func (s *server) watchLinks(ctx context.Context) {
+	const settle = 50 * time.Millisecond // what is deleted together is repaired together
+	damage := make(chan struct{}, 1)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() {
+		err := netlink.WatchDeleted(ctx, func(name string) {
+			if name == "" || s.isOurs(name) {
+				select {
+				case damage <- struct{}{}:
+				default:
+				}
+			}
+		})
+		if err != nil {
+			s.env.Log.Error("deleted interfaces will not be noticed", "error", err)
+		}
+	})
+	for {
+		select {
+		case <-damage:
+		case <-ctx.Done():
+			return
+		}
+		time.Sleep(settle)
+		s.env.Log.Warn("interfaces were deleted by somebody; restoring them")
+		s.repairLinks(ctx)
+	}
+}
+
+// isOurs reports whether an interface is a bridge, or a container's.
+func (s *server) isOurs(name string) bool {
+	return s.endpoints.Uses(name) ||
+		slices.ContainsFunc(s.networks.List(), func(n *network.Network) bool { return n.Bridge == name })
+}
+
+func (s *server) repairLinks(ctx context.Context) {
+	for _, n := range s.networks.List() {
+		before := n.Place().Bridge
+		if err := n.Up(s.host, s.mtu); err != nil {
+			s.env.Log.Error("network not brought up", "network", n.Name, "error", err)
+		}
+		if n.Name == network.Default && n.Place().Bridge != before {
+			s.endpoints.DiscardPool()
+		}
+	}
+	s.endpoints.Repair(ctx)
 }
 
 // elements is all the firewall is to know.

@@ -177,7 +177,7 @@ func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
 	for ctx.Err() == nil {
 		n, err := m.Maker.Sweep(ctx, known)
 		if err == nil {
-			m.repair(ctx)
+			m.Repair(ctx) // what could not be done at the start, without execd
 			if n > 0 {
 				m.Log.Info("dropped namespaces left behind", "count", n)
 			}
@@ -190,9 +190,11 @@ func (m *Manager) sweep(ctx context.Context, known map[string]bool) {
 	}
 }
 
-// repair makes interfaces again that are missing, which at the start could not
-// be done if execd was not there.
-func (m *Manager) repair(ctx context.Context) {
+// Repair makes interfaces again that are missing, and connects those that are
+// not connected to their bridge. What is in order is left alone. An endpoint
+// whose namespace is gone stays as it is: its container is over, and the engine
+// will say so.
+func (m *Manager) Repair(ctx context.Context) {
 	links, err := m.links()
 	if err != nil {
 		m.Log.Warn("interfaces not checked", "error", err)
@@ -200,7 +202,7 @@ func (m *Manager) repair(ctx context.Context) {
 	}
 	for _, e := range m.List() {
 		n, err := m.Networks.Find(e.Network)
-		if _, there := links[e.Slot.Port]; there || err != nil {
+		if err != nil {
 			continue
 		}
 		if err := m.Maker.Restore(ctx, n.Place(), e.Slot, links); err != nil && !errors.Is(err, fault.NotFound) {
@@ -209,9 +211,14 @@ func (m *Manager) repair(ctx context.Context) {
 	}
 }
 
-// NamespacesLost is to be called when execd went away: slots that are not in
-// use went with it.
-func (m *Manager) NamespacesLost() { m.pool.Discard() }
+// Uses reports whether an interface of the host is the end of an endpoint.
+func (m *Manager) Uses(port string) bool {
+	return slices.ContainsFunc(m.List(), func(e *Endpoint) bool { return e.Slot.Port == port })
+}
+
+// DiscardPool is to be called when execd went away, or the default bridge: slots
+// that are not in use went with it.
+func (m *Manager) DiscardPool() { m.pool.Discard() }
 
 // Request is what a container wants of a network.
 type Request struct {

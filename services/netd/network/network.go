@@ -92,7 +92,7 @@ func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.users > 0 {
-		return fault.FailedPrecondition.Errorf("NETWORK_IN_USE", "network %s is in use by %d containers", n.Name, n.users).
+		return fault.FailedPrecondition.Errorf("NETWORK_IN_USE", "network %s is in use, by %d endpoint(s)", n.Name, n.users).
 			With("network", n.Name).Hint("remove or disconnect them first")
 	}
 	n.closed = true
