@@ -21,6 +21,7 @@ import (
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 	"berth/libcontainer/ns"
+	"berth/libcontainer/seccomp"
 )
 
 // ways are the kernels that a test pretends to run on.
@@ -823,6 +824,40 @@ func TestSeccomp(t *testing.T) {
 			}
 			if got := output(t, l, c, IO{}); got != want {
 				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	}
+}
+
+// TestDefaultProfile: the built-in seccomp profile lets a launch finish and denies
+// what it is there for.
+func TestDefaultProfile(t *testing.T) {
+	l := newLauncher(t)
+	target, err := seccomp.Host()
+	must(t, err)
+	target.Caps = caps.Default
+	filter, err := seccomp.Default().Compile(target)
+	must(t, err)
+	root := busybox(t)
+	must(t, os.Symlink("busybox", filepath.Join(root, "bin/unshare")))
+	const script = "unshare -U true 2>/dev/null && echo unshared; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; grep ^Seccomp: /proc/self/status | tr -d '\\t'"
+	for _, nnp := range []bool{false, true} {
+		for _, user := range []string{"", "alice"} {
+			for _, userns := range []bool{false, true} {
+				c := config(root, script)
+				if userns {
+					mapped(c)
+				}
+				c.Command.Seccomp, c.Command.NoNewPrivs, c.Command.User.Spec = filter, nnp, user
+				if got := output(t, l, c, IO{}); got != "Seccomp:2" {
+					t.Errorf("nnp %v, user %q, user namespace %v: %s", nnp, user, userns, got)
+				}
+				p := startSleeper(t, l, c, IO{})
+				command := c.Command
+				command.Args = []string{"sh", "-c", script}
+				if got := execOutput(t, l, p, &command); got != "Seccomp:2" {
+					t.Errorf("exec, nnp %v, user %q, user namespace %v: %s", nnp, user, userns, got)
+				}
 			}
 		}
 	}
