@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -33,6 +34,26 @@ func TestConfigIsData(t *testing.T) {
 	must(t, json.Unmarshal(text, &got))
 	if !reflect.DeepEqual(&got, c) {
 		t.Errorf("%s\nbecame %+v", text, got)
+	}
+}
+
+// TestImports: the library knows nothing of the engine, and init, which starts once
+// per container, nothing that is slow to start.
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./...").Output()
+	must(t, err)
+	for dep := range strings.Lines(string(out)) {
+		if dep = strings.TrimSpace(dep); strings.HasPrefix(dep, "berth/") && !strings.HasPrefix(dep, "berth/libcontainer") {
+			t.Errorf("libcontainer imports %s", dep)
+		}
+	}
+	out, err = exec.Command("go", "list", "-deps", "./cmd/berth-init").Output()
+	must(t, err)
+	for dep := range strings.Lines(string(out)) {
+		switch dep = strings.TrimSpace(dep); dep {
+		case "fmt", "os", "net", "encoding/json", "context", "runtime/debug":
+			t.Errorf("init imports %s", dep)
+		}
 	}
 }
 

@@ -69,9 +69,14 @@ func (p *plan) birth(t *tracer) (*Process, int, error) {
 // run makes an init the command. It closes sock.
 func (p *plan) run(ctx context.Context, proc *Process, sock int, t *tracer) (*Process, error) {
 	defer unix.Close(sock)
-	stop := context.AfterFunc(ctx, func() { proc.Signal(unix.SIGKILL) })
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		proc.Signal(unix.SIGKILL)
+		close(killed)
+	})
 	err := p.converse(sock, proc, t)
-	if !stop() && ctx.Err() != nil {
+	if !stop() {
+		<-killed // the pidfd is in use until then
 		err = context.Cause(ctx)
 	}
 	if err != nil {

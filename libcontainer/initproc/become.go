@@ -110,7 +110,8 @@ func (r *runner) limit(want Rlimit) error {
 // warnCaps tells of capabilities that were asked for by name and that the launcher
 // does not have itself. All of them together means all there are.
 func (r *runner) warnCaps(want caps.Set) {
-	if missing := want &^ caps.Bounding(); want != ^caps.Set(0) && missing != 0 {
+	r.bounding = caps.Bounding()
+	if missing := want &^ r.bounding; want != ^caps.Set(0) && missing != 0 {
 		r.warn("not available on this host: " + missing.String())
 	}
 }
@@ -246,7 +247,7 @@ func (r *runner) confine(c *Command) error {
 		return err
 	}
 	id := &r.identity
-	allowed := c.Caps & caps.Bounding()
+	allowed := c.Caps & r.bounding
 	if err := caps.Become(id.UID, id.GID, id.Groups, caps.ForContainer(allowed, id.UID == 0)); err != nil {
 		return &stepError{step: "become user " + strconv.Itoa(id.UID), err: err}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/caps"
 	"berth/libcontainer/internal/wire"
 	"berth/libcontainer/mount"
 )
@@ -34,6 +35,7 @@ type runner struct {
 	dirMask  *mount.Tree         // the read-only tmpfs that hides directories
 	master   int                 // of the terminal, -1 without
 	identity identity
+	bounding caps.Set // what the launcher can hand on
 }
 
 // Main is the whole program. It returns only by the end of the process.
