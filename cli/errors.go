@@ -149,18 +149,35 @@ func needArgs(least, most int) cobra.PositionalArgs {
 	}
 }
 
-// each runs f for every argument, goes on past failures, reports all of them, and prints what f returns.
+// atOnce is how many containers one command works on at the same time.
+const atOnce = 16
+
+// each runs f for every argument, several at once, goes on past failures, and prints what f returned, or why it
+// failed, in the order of the arguments.
 func each(cmd *cobra.Command, args []string, f func(name string) (string, error)) error {
+	type outcome struct {
+		text string
+		err  error
+	}
+	outcomes := make([]chan outcome, len(args))
+	slots := make(chan struct{}, atOnce)
+	for i, name := range args {
+		outcomes[i] = make(chan outcome, 1)
+		go func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			text, err := f(name)
+			outcomes[i] <- outcome{text, err}
+		}()
+	}
 	bad := 0
-	for _, name := range args {
-		out, err := f(name)
-		if err != nil {
-			report(cmd.ErrOrStderr(), err)
+	for _, c := range outcomes {
+		switch o := <-c; {
+		case o.err != nil:
+			report(cmd.ErrOrStderr(), o.err)
 			bad++
-			continue
-		}
-		if out != "" {
-			fmt.Fprintln(cmd.OutOrStdout(), out)
+		case o.text != "":
+			fmt.Fprintln(cmd.OutOrStdout(), o.text)
 		}
 	}
 	if bad > 0 {

@@ -4,6 +4,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
+	"berth/internal/daemon"
 	"berth/internal/journal"
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
@@ -41,6 +42,14 @@ func (s *server) register(g *grpc.Server) {
 	apiv1.RegisterVolumeServiceServer(g, volumeService{server: s})
 	imagev1.RegisterRootfsServiceServer(g, rootfsService{server: s})
 	imagev1.RegisterStoreServiceServer(g, storeService{server: s})
+	daemon.RegisterInfo(g, "imaged", s.describe)
+}
+
+// describe fills in what imaged knows of itself.
+func (s *server) describe(info *apiv1.DaemonInfo) {
+	info.Facts["driver"] = s.driver.Name()
+	info.Counters["images"] = int64(len(s.images.List()))
+	info.Counters["volumes"] = int64(len(s.volumes.List()))
 }
 
 // Close ends what runs in the background. Parts that were not opened are nil.

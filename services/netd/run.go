@@ -107,6 +107,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	return env.Serve(ctx, daemon.NetdSocket, daemon.ServerOptions{}, func(g *grpc.Server) {
 		networkv1.RegisterEndpointServiceServer(g, &endpointServer{server: s})
 		apiv1.RegisterNetworkServiceServer(g, &networkServer{server: s})
+		daemon.RegisterInfo(g, "netd", s.describe)
 	})
 }
 
@@ -354,4 +355,14 @@ func (s *server) currentWarnings() []string {
 		list = append(list, fmt.Sprintf("nftables chain %s drops forwarded packets by default: containers reach the outside, and published ports work, only if it has rules for %s", chain, s.names.bridge))
 	}
 	return list
+}
+
+// describe fills in what netd knows of itself.
+func (s *server) describe(info *apiv1.DaemonInfo) {
+	info.Facts["bridge"] = s.names.bridge
+	info.Facts["firewall"] = s.env.Config.Netd.Firewall
+	info.Counters["networks"] = int64(len(s.networks.List()))
+	info.Counters["endpoints"] = int64(len(s.endpoints.List()))
+	info.Counters["ready_namespaces"] = int64(s.endpoints.Ready())
+	info.Warnings = s.currentWarnings()
 }

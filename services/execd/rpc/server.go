@@ -4,17 +4,13 @@
 package rpc
 
 import (
-	"context"
-	"os"
 	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"berth/internal/version"
+	"berth/internal/daemon"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	"berth/services/execd/container"
@@ -29,7 +25,6 @@ type Server struct {
 	life    *lifecycle.Manager
 	events  *events.Ring
 	watcher *logfile.Watcher
-	begin   time.Time
 }
 
 // New makes a server over a manager.
@@ -38,7 +33,7 @@ func New(life *lifecycle.Manager, ring *events.Ring, log hclog.Logger) (*Server,
 	if err != nil {
 		return nil, err
 	}
-	return &Server{log: log, life: life, events: ring, watcher: w, begin: time.Now()}, nil
+	return &Server{log: log, life: life, events: ring, watcher: w}, nil
 }
 
 // Close ends the watching of logs.
@@ -49,7 +44,7 @@ func (s *Server) Register(g *grpc.Server) {
 	execv1.RegisterLaunchServiceServer(g, &launchService{Server: s})
 	apiv1.RegisterContainerServiceServer(g, &containerService{Server: s})
 	apiv1.RegisterEventServiceServer(g, &eventService{Server: s})
-	apiv1.RegisterSystemServiceServer(g, &systemService{Server: s})
+	daemon.RegisterInfo(g, "execd", s.describe)
 }
 
 // Timeouts of calls that wait for a container to end.
@@ -89,13 +84,12 @@ func (s *eventService) Watch(req *apiv1.EventServiceWatchRequest, stream grpc.Se
 	})
 }
 
-type systemService struct {
-	apiv1.UnimplementedSystemServiceServer
-	*Server
-}
-
-func (s *systemService) GetDaemonInfo(context.Context, *apiv1.SystemServiceGetDaemonInfoRequest) (*apiv1.SystemServiceGetDaemonInfoResponse, error) {
-	counters := map[string]int64{"containers": 0, "running": 0, "paused": 0, "stopped": 0}
+// describe fills in what execd knows of itself.
+func (s *Server) describe(info *apiv1.DaemonInfo) {
+	counters := info.Counters
+	for _, state := range []string{"containers", "running", "paused", "stopped"} {
+		counters[state] = 0
+	}
 	for _, c := range s.life.Containers.All() {
 		counters["containers"]++
 		switch st := c.Info().State; {
@@ -107,15 +101,8 @@ func (s *systemService) GetDaemonInfo(context.Context, *apiv1.SystemServiceGetDa
 			counters["stopped"]++
 		}
 	}
-	info := &apiv1.DaemonInfo{
-		Name: "execd", Version: version.Number(), Pid: int32(os.Getpid()), StartedAt: timestamppb.New(s.begin),
-		Uptime: durationpb.New(time.Since(s.begin)), Status: "serving", Uid: uint32(os.Geteuid()), Counters: counters,
-		Facts: map[string]string{
-			"cgroup": s.life.Layout().Mode.String(),
-			// apid compares these with the events it has.
-			"event_sequence": strconv.FormatUint(s.events.Last(), 10),
-			"monitor_pid":    strconv.Itoa(s.life.Keeper().MonitorPid()),
-		},
-	}
-	return &apiv1.SystemServiceGetDaemonInfoResponse{Info: info}, nil
+	info.Facts["cgroup"] = s.life.Layout().Mode.String()
+	// apid compares these with the events it has.
+	info.Facts["event_sequence"] = strconv.FormatUint(s.events.Last(), 10)
+	info.Facts["monitor_pid"] = strconv.Itoa(s.life.Keeper().MonitorPid())
 }
