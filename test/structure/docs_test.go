@@ -1,0 +1,266 @@
+package structure
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/internal/config"
+)
+
+var update = flag.Bool("update", false, "write the generated parts of documents instead of comparing them")
+
+// generated compares what stands between two marker lines of a document with
+// want, or puts it there with -update.
+func generated(t *testing.T, document, name, want string) {
+	t.Helper()
+	file := filepath.Join(root, document)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, end := []byte("<!-- begin generated: "+name+" -->\n"), []byte("<!-- end generated: "+name+" -->\n")
+	head, rest, ok := bytes.Cut(text, begin)
+	if !ok {
+		t.Fatalf("%s has no line %s", document, begin)
+	}
+	have, tail, ok := bytes.Cut(rest, end)
+	if !ok {
+		t.Fatalf("%s has no line %s", document, end)
+	}
+	if string(have) == want {
+		return
+	}
+	if *update {
+		if err := os.WriteFile(file, slices.Concat(head, begin, []byte(want), end, tail), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("%s: the generated part %q is out of date; run: go test ./test/structure -update\nwant:\n%s", document, name, want)
+}
+
+// TestConfigurationDocs: docs/configuration.md lists every key that package
+// config knows, with its default and the comment of its field.
+func TestConfigurationDocs(t *testing.T) {
+	comments := fieldComments(t, filepath.Join(root, "internal/config/config.go"))
+	c := reflect.ValueOf(*config.Default())
+	var out strings.Builder
+	section := func(title string, v reflect.Value) {
+		fmt.Fprintf(&out, "### %s\n\n| key | default | meaning |\n|---|---|---|\n", title)
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if f.Type.Kind() == reflect.Struct {
+				continue
+			}
+			comment := comments[v.Type().Name()+"."+f.Name]
+			if comment == "" {
+				t.Errorf("%s.%s has no comment", v.Type().Name(), f.Name)
+			}
+			fmt.Fprintf(&out, "| `%s` | %s | %s |\n", f.Tag.Get("toml"), defaultText(v.Field(i)), strings.ReplaceAll(comment, "|", "\\|"))
+		}
+		out.WriteString("\n")
+	}
+	section("At the top", c)
+	for i := range c.NumField() {
+		if f := c.Type().Field(i); f.Type.Kind() == reflect.Struct {
+			section("`["+f.Tag.Get("toml")+"]`", c.Field(i))
+		}
+	}
+	generated(t, "docs/configuration.md", "keys", out.String())
+}
+
+// fieldComments are the comments of the struct fields in a file, by
+// "Type.Field", without the field's name at the beginning.
+func fieldComments(t *testing.T, file string) map[string]string {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	comments := map[string]string{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		s, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			return true
+		}
+		for _, field := range s.Fields.List {
+			for _, name := range field.Names {
+				text := strings.Join(strings.Fields(field.Doc.Text()), " ")
+				comments[spec.Name.Name+"."+name.Name] = sentence(strings.TrimPrefix(text, name.Name+" "))
+			}
+		}
+		return true
+	})
+	return comments
+}
+
+// sentence makes "is the size of x." into "the size of x".
+func sentence(s string) string {
+	for _, verb := range []string{"is ", "are "} {
+		if rest, ok := strings.CutPrefix(s, verb); ok {
+			s = rest
+			break
+		}
+	}
+	return strings.TrimSuffix(s, ".")
+}
+
+func defaultText(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case config.Duration:
+		return "`\"" + shortDuration(time.Duration(x)) + "\"`"
+	case config.Size:
+		return "`\"" + binary(int64(x)) + "\"`"
+	case string:
+		return "`\"" + x + "\"`"
+	}
+	switch v.Kind() {
+	case reflect.Slice:
+		if v.Len() == 0 {
+			return "`[]`"
+		}
+	case reflect.Map:
+		if v.Len() == 0 {
+			return "none"
+		}
+	}
+	return fmt.Sprintf("`%v`", v.Interface())
+}
+
+// shortDuration is "30m", not "30m0s".
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
+}
+
+// binary is n with the largest unit that divides it.
+func binary(n int64) string {
+	units := []string{"", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for i < len(units)-1 && n != 0 && n%1024 == 0 {
+		n, i = n/1024, i+1
+	}
+	return fmt.Sprintf("%d%s", n, units[i])
+}
+
+var rowTest = regexp.MustCompile(`(?m)^func (Test([SF])(\d{2})\w*)\(`)
+
+// TestRowsInContributing: CONTRIBUTING.md lists which rows of the security and
+// fault tables have a test, and where.
+func TestRowsInContributing(t *testing.T) {
+	where := map[string]map[string]bool{}
+	for _, p := range tree(t) {
+		for _, name := range p.files() {
+			if !strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range rowTest.FindAllStringSubmatch(string(source), -1) {
+				row := m[2] + "-" + m[3]
+				if where[row] == nil {
+					where[row] = map[string]bool{}
+				}
+				where[row]["`"+m[1]+"` in "+p.path()] = true
+			}
+		}
+	}
+	if len(where) == 0 {
+		t.Fatal("no test is named after a row")
+	}
+	var out strings.Builder
+	out.WriteString("| row | tests |\n|---|---|\n")
+	rows := slices.SortedFunc(maps.Keys(where), func(a, b string) int { // S before F
+		if a[0] != b[0] {
+			return int(b[0]) - int(a[0])
+		}
+		return strings.Compare(a, b)
+	})
+	for _, row := range rows {
+		fmt.Fprintf(&out, "| %s | %s |\n", row, strings.Join(slices.Sorted(maps.Keys(where[row])), "<br>"))
+	}
+	generated(t, "CONTRIBUTING.md", "rows", out.String())
+}
+
+// TestExampleInDocs: the program that docs/libcontainer.md shows is the one that
+// is compiled and run by its own test.
+func TestExampleInDocs(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join(root, "docs/examples/box/main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	generated(t, "docs/libcontainer.md", "example", "```go\n"+string(source)+"```\n")
+}
+
+var mdLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// TestLinks: every link from a document to a file of the repository leads to
+// one, and every picture is shown somewhere.
+func TestLinks(t *testing.T) {
+	shown := map[string]bool{}
+	for _, doc := range documents(t) {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range mdLink.FindAllStringSubmatch(string(text), -1) {
+			target, _, _ := strings.Cut(m[1], "#")
+			if target == "" || strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			file := filepath.Join(filepath.Dir(doc), target)
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("%s: link to %s: %v", doc, target, err)
+			}
+			shown[file] = true
+		}
+	}
+	pictures, err := filepath.Glob(filepath.Join(root, "docs/img/*.svg"))
+	if err != nil || len(pictures) == 0 {
+		t.Fatalf("no pictures: %v", err)
+	}
+	for _, p := range pictures {
+		if !shown[p] {
+			t.Errorf("%s is shown in no document", p)
+		}
+	}
+}
+
+// documents are the Markdown files at the top and in docs/.
+func documents(t *testing.T) []string {
+	t.Helper()
+	top, err := filepath.Glob(filepath.Join(root, "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := filepath.Glob(filepath.Join(root, "docs/*.md"))
+	if err != nil || len(docs) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	return append(top, docs...)
+}

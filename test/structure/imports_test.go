@@ -1,0 +1,143 @@
+package structure
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// exception allows one package, and those below it, what a rule forbids.
+type exception struct {
+	path   string
+	reason string
+}
+
+// excepted looks path up; used notes which exceptions were needed.
+func excepted(list []exception, path string, used map[string]bool) bool {
+	for _, e := range list {
+		if under(path, e.path) {
+			used[e.path] = true
+			return true
+		}
+	}
+	return false
+}
+
+// checkUsed fails for exceptions that stand for nothing any more.
+func checkUsed(t *testing.T, list []exception, used map[string]bool) {
+	t.Helper()
+	for _, e := range list {
+		exists := slices.ContainsFunc(tree(t), func(p *pkg) bool { return under(p.path(), e.path) })
+		if exists && !used[e.path] {
+			t.Errorf("%s no longer needs its exception (%s): delete it", e.path, e.reason)
+		}
+	}
+}
+
+// mayImport says what of ours a package may import. nil: this package has no
+// rule, which is an error.
+func mayImport(path string) []string {
+	switch {
+	case under(path, "cli"):
+		// A client like any other: what it knows of the engine is the contract.
+		// The kernel's features it looks at for `berth check`.
+		return []string{"cli", "proto", "internal/version", "libcontainer/feature"}
+	case under(path, "services"):
+		own := strings.Join(strings.SplitN(path, "/", 3)[:2], "/")
+		return []string{own, "proto", "libcontainer", "internal"}
+	case under(path, "libcontainer"):
+		return []string{"libcontainer"}
+	case under(path, "internal"):
+		// libcontainer, because a daemon drops its capabilities with it.
+		return []string{"internal", "libcontainer", "proto"}
+	case under(path, "proto"):
+		return []string{"proto"}
+	case under(path, "docs"):
+		// Examples stand where a stranger's program stands.
+		return []string{"docs", "proto", "libcontainer"}
+	case under(path, "test"):
+		// Tests of the whole see it from outside too: the contract, the
+		// programs, and what a fault point or a configuration key is called.
+		return []string{"test", "proto", "internal", "libcontainer"}
+	case under(path, "bench"):
+		return []string{"bench", "test", "proto", "internal", "libcontainer"}
+	}
+	return nil
+}
+
+// testsMayImport adds to mayImport, for _test.go files.
+var testsMayImport = []exception{
+	{"test/registry", "a real registry, which the tests of several packages start"},
+	{"test/harness", "a whole engine"},
+}
+
+// TestArrows: services meet in proto/ and never import one another;
+// libcontainer stands alone; internal serves the daemons and knows none.
+func TestArrows(t *testing.T) {
+	for _, p := range tree(t) {
+		allowed := mayImport(p.path())
+		if allowed == nil {
+			t.Errorf("%s: no rule says what this folder may import; add one to mayImport", p.path())
+			continue
+		}
+		check := func(imports []string, inTest bool) {
+			for _, i := range ours(imports) {
+				if under(i, allowed...) || inTest && excepted(testsMayImport, i, map[string]bool{}) {
+					continue
+				}
+				t.Errorf("%s imports %s; it may import only %s", p.path(), i, strings.Join(allowed, ", "))
+			}
+		}
+		check(p.Imports, false)
+		check(p.TestImports, true)
+		check(p.XTestImports, true)
+	}
+}
+
+// kernelUsers may make system calls by themselves. All others go through
+// libcontainer, where each call is wrapped once.
+var kernelUsers = []exception{
+	{"libcontainer", "the library of system calls"},
+	{"proto", "generated code converts strings with unsafe"},
+	{"internal/daemon", "prctl on every thread, SO_PEERCRED and descriptor limits, before anything else runs"},
+	{"cli", "the terminal and the state of daemons that `berth up` started; libcontainer is for containers"},
+	{"services/imaged/graph", "layer directories: renameat2, extended attributes, whiteout devices"},
+	{"services/imaged/unpack", "a tar's owners, modes, times and extended attributes, relative to descriptors"},
+	{"services/execd", "passes descriptors between processes (SCM_RIGHTS), waits by pidfd"},
+}
+
+// TestKernelUsers: only libcontainer and the packages named above import
+// golang.org/x/sys/unix or unsafe. Their tests may.
+func TestKernelUsers(t *testing.T) {
+	used := map[string]bool{}
+	for _, p := range tree(t) {
+		for _, i := range p.Imports {
+			if (i == "unsafe" || i == "golang.org/x/sys/unix") && !excepted(kernelUsers, p.path(), used) && !under(p.path(), "test") {
+				t.Errorf("%s imports %s: ask libcontainer, or say in kernelUsers why not", p.path(), i)
+			}
+		}
+	}
+	checkUsed(t, kernelUsers, used)
+}
+
+// TestSmallPrograms: what runs as root beside or inside a container links
+// neither gRPC nor protobuf. These are all programs that are not daemons.
+func TestSmallPrograms(t *testing.T) {
+	var programs []string
+	for _, p := range tree(t) {
+		if p.Name == "main" && filepath.Base(filepath.Dir(p.Dir)) == "cmd" {
+			programs = append(programs, p.path())
+		}
+	}
+	if !slices.Contains(programs, "libcontainer/cmd/berth-init") {
+		t.Fatalf("berth-init is not among the programs found: %v", programs)
+	}
+	for _, program := range programs {
+		for _, dep := range goList(t, "-deps", "./"+program) {
+			if under(dep.ImportPath, "google.golang.org") || under(dep.ImportPath, module+"/proto") {
+				t.Errorf("%s links %s", program, dep.ImportPath)
+			}
+		}
+	}
+}
