@@ -60,6 +60,9 @@ func mayImport(path string) []string {
 		// Tests of the whole see it from outside too: the contract, the
 		// programs, and what a fault point or a configuration key is called.
 		return []string{"test", "proto", "internal", "libcontainer"}
+	case under(path, "tools"):
+		// Run while building, never installed.
+		return []string{"tools", "cli"}
 	case under(path, "bench"):
 		return []string{"bench", "test", "proto", "internal", "libcontainer"}
 	}
