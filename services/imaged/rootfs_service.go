@@ -5,7 +5,9 @@ import (
 	"slices"
 
 	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/rootfs"
@@ -120,6 +122,21 @@ func (s storeService) Usage(ctx context.Context, _ *imagev1.UsageRequest) (*imag
 			return nil, ctx.Err()
 		}
 		resp.VolumeBytes += s.volumes.Bytes(v.Name)
+	}
+	return resp, nil
+}
+
+func (s storeService) Changes(_ context.Context, req *imagev1.ChangesRequest) (*imagev1.ChangesResponse, error) {
+	all, err := s.rootfs.Changes(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	kinds := map[merge.Kind]apiv1.FileChange_Kind{
+		merge.Modified: apiv1.FileChange_KIND_MODIFIED, merge.Added: apiv1.FileChange_KIND_ADDED, merge.Deleted: apiv1.FileChange_KIND_DELETED,
+	}
+	resp := &imagev1.ChangesResponse{}
+	for _, c := range all {
+		resp.Changes = append(resp.Changes, &apiv1.FileChange{Kind: kinds[c.Kind], Path: c.Path})
 	}
 	return resp, nil
 }

@@ -12,10 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"berth/internal/config"
@@ -23,6 +25,8 @@ import (
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
+	"berth/services/imaged/importer"
+	"berth/services/imaged/rootfs"
 )
 
 // rig is imaged over its socket.
@@ -38,8 +42,8 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root")
+	if os.Geteuid() != 0 && os.Getenv(asImaged) == "" {
+		t.Skip("SKIPPED: needs root, or imaged's capabilities")
 	}
 	r := &rig{T: t, dir: t.TempDir()}
 	r.start()
@@ -59,7 +63,7 @@ func (r *rig) start() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	g := daemon.NewServer(daemon.ServerOptions{Log: hclog.NewNullLogger(), Rule: daemon.AllowEngine(), Timeouts: timeouts})
+	g := daemon.NewServer(daemon.ServerOptions{Log: hclog.NewNullLogger(), Rule: func(daemon.Peer) error { return nil }, Timeouts: timeouts})
 	s.register(g.GRPC)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -87,7 +91,7 @@ func (r *rig) restart() {
 }
 
 // rootTar is a root file system with a volume's content in it.
-func rootTar(t *testing.T) []byte {
+func rootTar(t testing.TB) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -283,6 +287,59 @@ func TestS42VolumeNames(t *testing.T) {
 	}
 	if _, err := r.volumes.Remove(t.Context(), &apiv1.VolumeServiceRemoveRequest{Volume: "v"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// asImaged is set in a test process that has become the user imaged runs as.
+const asImaged = "BERTH_TEST_AS_IMAGED"
+
+// TestAsImaged runs the tests again as another user with nothing but the
+// capabilities that main keeps.
+func TestAsImaged(t *testing.T) {
+	if os.Getenv(asImaged) != "" {
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root")
+	}
+	const nobody = 65534
+	tmp := t.TempDir()
+	if err := os.Chown(tmp, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^Test(Import|Unfinished|Changes|List|S42|Real)", "-test.v")
+	cmd.Env = append(os.Environ(), asImaged+"=1", "TMPDIR="+tmp)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+		AmbientCaps: []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER,
+			unix.CAP_FSETID, unix.CAP_SETFCAP, unix.CAP_MKNOD},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestImportPrepareRelease")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// BenchmarkPrepareRelease is the part of imaged in starting a container.
+func BenchmarkPrepareRelease(b *testing.B) {
+	s, err := open(b.TempDir(), config.Default().Imaged, hclog.NewNullLogger())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	image, err := s.importer.Import(b.Context(), importer.Request{Archive: bytes.NewReader(rootTar(b))})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for b.Loop() {
+		n++
+		if _, err := s.rootfs.Prepare(b.Context(), rootfs.Request{Container: containerID(n), Image: image.ID.String()}); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.rootfs.Release(containerID(n), true); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

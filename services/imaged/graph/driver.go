@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/unpack"
 )
 
@@ -71,6 +72,14 @@ type Driver interface {
 
 	// Recipe says how to mount what Prepare made in dir of the same layers.
 	Recipe(dir string, layers []Layer) Recipe
+}
+
+// Differ is a driver that can tell what a container changed without comparing
+// whole trees.
+type Differ interface {
+	// Changes lists what differs between the root file system in dir and the
+	// stack it was made of, while it may be in use.
+	Changes(dir string, layers []Layer) ([]merge.Change, error)
 }
 
 // Staged is an unpacked layer nobody sees yet. It is for one goroutine.

@@ -106,11 +106,15 @@ func (l *LayerDir) Remove(name string) error {
 
 // CopyOut copies the directory path of a stack into the directory to.
 func (l *LayerDir) CopyOut(ctx context.Context, layers []Layer, path, to string) error {
-	var roots []string
+	return merge.CopyOut(ctx, l.Paths(layers), l.whiteouts, path, to)
+}
+
+// Paths are the directories of a stack, bottom first.
+func (l *LayerDir) Paths(layers []Layer) (all []string) {
 	for _, layer := range Visible(layers) {
-		roots = append(roots, l.Path(layer.Name))
+		all = append(all, l.Path(layer.Name))
 	}
-	return merge.CopyOut(ctx, roots, l.whiteouts, path, to)
+	return all
 }
 
 // Stage unpacks a layer.

@@ -27,6 +27,7 @@ import (
 	"berth/internal/faultpoint"
 	"berth/services/imaged/diskuse"
 	"berth/services/imaged/graph"
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/trash"
@@ -305,6 +306,25 @@ func (m *Manager) List() []Rootfs {
 	}
 	slices.SortFunc(all, func(a, b Rootfs) int { return strings.Compare(a.Container, b.Container) })
 	return all
+}
+
+// Changes lists what a container changed in its image. Unimplemented with a
+// graph driver that cannot tell.
+func (m *Manager) Changes(id string) ([]merge.Change, error) {
+	r, err := m.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := m.driver.(graph.Differ)
+	if !ok {
+		return nil, fault.Unimplemented.Errorf("NO_CHANGES", "graph driver %s does not know what a container changed", m.driver.Name())
+	}
+	use, err := m.images.Use(r.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer m.images.Unuse(r.Image)
+	return d.Changes(filepath.Join(m.dir, id), use.Layers)
 }
 
 // Bytes adds up the sizes of the files in r's writable part.

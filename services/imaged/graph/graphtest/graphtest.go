@@ -47,6 +47,7 @@ func Run(t *testing.T, open Open) {
 		"Lifecycle":   testLifecycle,
 		"Concurrency": testConcurrency,
 		"CopyOut":     testCopyOut,
+		"Changes":     testChanges,
 		"Refusal":     testRefusal,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newRig(t, open)) })

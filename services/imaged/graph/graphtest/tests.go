@@ -278,3 +278,36 @@ func testCopyOut(t *testing.T, r *rig) {
 		}
 	}
 }
+
+// testChanges is for drivers that are Differs.
+func testChanges(t *testing.T, r *rig) {
+	differ, ok := r.driver.(graph.Differ)
+	if !ok {
+		t.Skip("SKIPPED: the driver does not list changes")
+	}
+	layers := []graph.Layer{
+		r.layer("etc/", "etc/a=1", "etc/b=1", "d/", "d/x=1", "d/y=1", "kept/", "kept/x=1"),
+		r.layer("etc/", "etc/.wh.b", "etc/c=2"),
+	}
+	recipe := r.prepare(layers...)
+	r.mounted(recipe, func(root string) {
+		err := errors.Join(
+			os.WriteFile(filepath.Join(root, "etc/a"), []byte("2"), 0o644),
+			os.WriteFile(filepath.Join(root, "etc/b"), []byte("2"), 0o644),
+			os.Remove(filepath.Join(root, "etc/c")),
+			os.WriteFile(filepath.Join(root, "new"), nil, 0o644),
+			os.RemoveAll(filepath.Join(root, "d")),
+			os.Mkdir(filepath.Join(root, "d"), 0o755),
+			os.WriteFile(filepath.Join(root, "d/x"), nil, 0o644),
+		)
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	got, err := differ.Changes(filepath.Dir(recipe.Upper), layers)
+	// 0 is modified, 1 added, 2 deleted. d was replaced as a whole.
+	want := "[{0 /d} {2 /d/y} {1 /d/x} {0 /etc} {0 /etc/a} {1 /etc/b} {2 /etc/c} {1 /new}]"
+	if fmt.Sprint(got) != want || err != nil {
+		t.Errorf("got  %v, %v\nwant %s", got, err, want)
+	}
+}

@@ -54,10 +54,14 @@ type view struct {
 	open []*os.File // all that were opened
 }
 
-func (v *view) close() {
-	for _, f := range v.open {
+func (v *view) close() { v.closeFrom(0) }
+
+// closeFrom closes what was opened since v.open had n elements.
+func (v *view) closeFrom(n int) {
+	for _, f := range v.open[n:] {
 		f.Close()
 	}
+	v.open = v.open[:n]
 }
 
 // maxLinks is the kernel's MAXSYMLINKS.
@@ -110,38 +114,60 @@ func (v *view) resolve(layers []string, path string) ([]*os.File, error) {
 }
 
 // lookup finds name in a directory: a directory, or the target of a link.
+// What is neither, and what is not there, is fs.ErrNotExist.
 func (v *view) lookup(in []*os.File, name string) (dirs []*os.File, link string, err error) {
+	dirs, other, err := v.search(in, name)
+	if err != nil || len(dirs) > 0 {
+		return dirs, "", err
+	}
+	if other == nil {
+		return nil, "", fs.ErrNotExist
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(other.Fd()), name, buf)
+	if errors.Is(err, unix.EINVAL) { // no link
+		return nil, "", fs.ErrNotExist
+	}
+	return nil, string(buf[:max(n, 0)]), os.NewSyscallError("readlinkat", err)
+}
+
+// find reports whether name exists in a directory, and its directories if it
+// is one.
+func (v *view) find(in []*os.File, name string) (dirs []*os.File, exists bool, err error) {
+	dirs, other, err := v.search(in, name)
+	return dirs, len(dirs) > 0 || other != nil, err
+}
+
+// search goes down the layers of a directory to see what name is: directories,
+// merged, or else something that the layer other has.
+func (v *view) search(in []*os.File, name string) (dirs []*os.File, other *os.File, err error) {
 	for _, layer := range in {
 		var st unix.Stat_t
 		err := unix.Fstatat(int(layer.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		switch {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
-			if !v.hidden(layer, name) {
-				continue
+			if v.hidden(layer, name) {
+				return dirs, nil, nil
 			}
 		case err != nil:
-			return nil, "", os.NewSyscallError("fstatat", err)
+			return nil, nil, os.NewSyscallError("fstatat", err)
 		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 			d, err := openAt(layer, name, unix.O_RDONLY|unix.O_DIRECTORY)
 			if err != nil {
-				return nil, "", err
+				return nil, nil, err
 			}
 			v.open = append(v.open, d)
 			dirs = append(dirs, d)
-			if !opaque(d, v.form) && !v.hidden(layer, name) {
-				continue
+			if opaque(d, v.form) || v.hidden(layer, name) {
+				return dirs, nil, nil
 			}
-		case st.Mode&unix.S_IFMT == unix.S_IFLNK && len(dirs) == 0:
-			buf := make([]byte, unix.PathMax)
-			n, err := unix.Readlinkat(int(layer.Fd()), name, buf)
-			return nil, string(buf[:max(n, 0)]), os.NewSyscallError("readlinkat", err)
+		case len(dirs) > 0, st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0: // shadowed; a whiteout
+			return dirs, nil, nil
+		default:
+			return nil, layer, nil
 		}
-		break // what is below is hidden
 	}
-	if len(dirs) == 0 {
-		return nil, "", fs.ErrNotExist
-	}
-	return dirs, "", nil
+	return dirs, nil, nil
 }
 
 // hidden reports whether the directory of a layer has a whiteout file for name.

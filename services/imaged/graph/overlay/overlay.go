@@ -15,6 +15,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/services/imaged/graph"
+	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/trash"
 	"berth/services/imaged/unpack"
 
@@ -33,7 +34,10 @@ type Driver struct {
 	empty string // a lower layer for images that have none
 }
 
-var _ graph.Driver = (*Driver)(nil)
+var (
+	_ graph.Driver = (*Driver)(nil)
+	_ graph.Differ = (*Driver)(nil)
+)
 
 // New opens the driver's layers in dir. form is what Probe found.
 func New(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
@@ -101,6 +105,12 @@ func (d *Driver) Recipe(dir string, layers []graph.Layer) graph.Recipe {
 		r.Lower = []string{d.empty}
 	}
 	return r
+}
+
+// Changes lists what the writable directory holds: overlayfs puts there whatever
+// a container touches.
+func (d *Driver) Changes(dir string, layers []graph.Layer) ([]merge.Change, error) {
+	return merge.Changes(filepath.Join(dir, "upper"), d.Paths(layers), d.form)
 }
 
 // overlayMagic is OVERLAYFS_SUPER_MAGIC of linux/magic.h.

@@ -1,0 +1,284 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"berth/internal/fault"
+	"berth/internal/faultpoint"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests of this file end a process, or the power, in the middle of the
+// work. The work is done by the test binary itself, started again as a child
+// with the name of a role in this variable.
+const roleEnv = "BERTH_PULL_TEST_ROLE"
+
+func isChild(t *testing.T, role string) bool {
+	t.Helper()
+	if os.Getenv(roleEnv) == role {
+		return true
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root")
+	}
+	return false
+}
+
+// child starts the test that calls it again, in a mount namespace of its own,
+// to play role.
+func child(t *testing.T, role string, env ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+strings.SplitN(t.Name(), "/", 2)[0]+"$", "-test.v")
+	cmd.Env = append(append(os.Environ(), roleEnv+"="+role), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// rigAt is a rig in an existing directory, with the registry all share.
+func rigAt(t *testing.T, dir string) *rig {
+	t.Helper()
+	r := &rig{T: t, dir: dir, registry: newFakeRegistry()}
+	r.registry.addImage(t, "app:1", "amd64", "gzip", layerTar(t, "a", strings.Repeat("one", 1000)), layerTar(t, "b", "1"))
+	r.registry.addImage(t, "app:2", "amd64", "gzip", layerTar(t, "a", strings.Repeat("one", 1000)), layerTar(t, "b", "2"))
+	r.open()
+	return r
+}
+
+// whole makes sure that every image in the store is complete.
+func (r *rig) whole() {
+	r.Helper()
+	for _, i := range r.images.List() {
+		if err := r.images.Verify(i.ID); err != nil {
+			r.Errorf("%v: %v", i.Tags, err)
+		}
+		use, err := r.images.Use(i.ID)
+		if err != nil {
+			r.Errorf("%v: %v", i.Tags, err)
+			continue
+		}
+		r.images.Unuse(i.ID)
+		if b, err := os.ReadFile(filepath.Join(r.driver.Path(use.Layers[0].Name), "a")); err != nil || string(b) != strings.Repeat("one", 1000) {
+			r.Errorf("%v: a has %d bytes, %v", i.Tags, len(b), err)
+		}
+	}
+}
+
+// work pulls and removes images until something ends it.
+func (r *rig) work(rounds int) {
+	for range rounds {
+		for _, name := range []string{"app:1", "app:2"} {
+			if _, err := r.pull(name); err != nil {
+				r.Fatal(err)
+			}
+			fmt.Fprintln(os.Stderr, "confirmed", name)
+		}
+		if _, err := r.images.Remove("app:1", false); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
+func TestF01KilledAtFaultPoints(t *testing.T) {
+	if isChild(t, "kill") {
+		if err := faultpoint.Arm(os.Getenv(faultpoint.Env)); err != nil {
+			t.Fatal(err)
+		}
+		rigAt(t, os.Getenv("TEST_DIR")).work(2)
+		return
+	}
+	var points []string
+	for _, p := range faultpoint.List() {
+		if strings.HasPrefix(p.Name, "imaged.") {
+			points = append(points, p.Name)
+		}
+	}
+	if len(points) < 9 {
+		t.Errorf("only %d fault points: %v", len(points), points)
+	}
+	for _, point := range points {
+		for _, skip := range []int{0, 1, 3} { // the first hit, and later ones
+			t.Run(fmt.Sprint(point, skip), func(t *testing.T) {
+				dir := t.TempDir()
+				arm := point + "=kill"
+				if skip > 0 {
+					arm = fmt.Sprintf("%s=%d*off->kill", point, skip)
+				}
+				out, err := child(t, "kill", faultpoint.Env+"="+arm, "TEST_DIR="+dir).CombinedOutput()
+				var exit *exec.ExitError
+				if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+					if skip > 0 && err == nil {
+						return // the point is not passed that often
+					}
+					t.Fatalf("the child was not killed: %v\n%s", err, out)
+				}
+				r := rigAt(t, dir)
+				defer r.close()
+				r.whole()
+				r.mustPull("app:1")
+				r.mustPull("app:2")
+				r.whole()
+				for _, name := range []string{"app:1", "app:2"} {
+					if _, err := r.images.Remove(name, false); err != nil {
+						t.Error(err)
+					}
+				}
+				r.settle(0, 0)
+			})
+		}
+	}
+}
+
+func TestF12DiskFull(t *testing.T) {
+	if !isChild(t, "full") {
+		if out, err := child(t, "full").CombinedOutput(); err != nil || !strings.Contains(string(out), "disk was full") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	r := rigAt(t, dir)
+	big := make([]byte, 6<<20)
+	for i := range big {
+		big[i] = byte(rand.IntN(256))
+	}
+	r.registry.addImage(t, "big", "amd64", "none", layerTar(t, "big", string(big)))
+	r.registry.addImage(t, "inflated", "amd64", "gzip", layerTar(t, "big", strings.Repeat("0123456789abcdef", 6<<16)))
+	r.mustPull("app:1")
+	for _, name := range []string{"big", "inflated"} {
+		_, err := r.pull(name)
+		if !fault.Is(err, fault.ResourceExhausted) || !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%s: %v", name, err)
+		}
+		t.Logf("disk was full: %v", err)
+		r.settle(4, 2)
+	}
+	r.whole()
+	r.mustPull("app:2") // works again without a restart
+	r.restart()
+	r.whole()
+	r.close()
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
+}
+
+// shutdownNoFlush is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH
+// (fs/ext4/ext4.h): the file system stops at once, as if the power had gone.
+const (
+	shutdownIoctl   = 0x8004587d
+	shutdownNoFlush = 2
+)
+
+// TestF08PowerCut pulls and removes images on a file system of its own that
+// loses power at a random moment, many times over.
+func TestF08PowerCut(t *testing.T) {
+	if isChild(t, "cut") {
+		powerCuts(t, os.Getenv("TEST_DIR"))
+		return
+	}
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip("SKIPPED: needs mkfs.ext4")
+	}
+	if testing.Short() {
+		t.Skip("SKIPPED: takes seconds")
+	}
+	out, err := child(t, "cut", "TEST_DIR="+t.TempDir()).CombinedOutput()
+	if strings.Contains(string(out), "no loop devices") {
+		t.Skip("SKIPPED: needs loop devices")
+	}
+	if err != nil || !strings.Contains(string(out), "power cuts survived") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func powerCuts(t *testing.T, dir string) {
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v: %s", name, args, err, out)
+		}
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	image, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20), os.Mkdir(mnt, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	run("mkfs.ext4", "-qF", "-O", "has_journal", image)
+	if out, err := exec.Command("mount", "-o", "loop", image, mnt).CombinedOutput(); err != nil {
+		t.Skipf("no loop devices: %s", out)
+	}
+	const cuts = 12
+	for range cuts {
+		confirmed := cutPower(t, mnt, time.Duration(rand.IntN(150))*time.Millisecond)
+		run("umount", "-l", mnt)
+		run("mount", "-o", "loop", image, mnt)
+		r := rigAt(t, filepath.Join(mnt, "imaged"))
+		r.whole()
+		if confirmed != "" {
+			if _, err := r.images.Find(confirmed); err != nil {
+				t.Errorf("a confirmed pull is gone: %v", err)
+			}
+		}
+		r.close()
+	}
+	run("umount", mnt)
+	t.Logf("%d power cuts survived", cuts)
+}
+
+// cutPower works on the file system at mnt until it is cut off after a while,
+// and gives the image whose pull was confirmed and which was not removed since.
+func cutPower(t *testing.T, mnt string, after time.Duration) (confirmed string) {
+	t.Helper()
+	root, err := os.Open(mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	dir := filepath.Join(mnt, "imaged")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := rigAt(t, dir)
+	defer r.close()
+	cut := make(chan error, 1)
+	time.AfterFunc(after, func() { cut <- unix.IoctlSetPointerInt(int(root.Fd()), shutdownIoctl, shutdownNoFlush) })
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("app:%d", i%2+1)
+		if _, err := r.puller.Pull(context.Background(), Request{Name: parse(name)}); err != nil {
+			break
+		}
+		select { // confirmed before the cut?
+		case err := <-cut:
+			cut <- err
+		default:
+			confirmed = name
+		}
+		if confirmed == name {
+			continue
+		}
+		break
+	}
+	if err := <-cut; err != nil {
+		t.Fatalf("cut the power: %v", err)
+	}
+	return confirmed
+}
