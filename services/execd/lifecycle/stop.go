@@ -190,7 +190,7 @@ func (m *Manager) Pause(c *container.Container) error {
 		return err
 	}
 	if err := m.withGroup(c, (*cgroup.Group).Freeze); err != nil {
-		return fmt.Errorf("pause container: %w", err)
+		return groupError(c, "pause container", err)
 	}
 	i, err := c.Move(container.Pause, nil)
 	if err != nil {
@@ -209,7 +209,7 @@ func (m *Manager) Unpause(c *container.Container) error {
 		return err
 	}
 	if err := m.withGroup(c, (*cgroup.Group).Thaw); err != nil {
-		return fmt.Errorf("unpause container: %w", err)
+		return groupError(c, "unpause container", err)
 	}
 	i, err := c.Move(container.Unpause, nil)
 	if err != nil {
@@ -217,6 +217,14 @@ func (m *Manager) Unpause(c *container.Container) error {
 	}
 	m.Events.Emit("unpause", i.ID, attributes(i))
 	return nil
+}
+
+// groupError: the container may have ended under our hands, cgroup and all.
+func groupError(c *container.Container, what string, err error) error {
+	if i := c.Info(); !i.State.Up() {
+		return notRunning(i)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 func (m *Manager) withGroup(c *container.Container, f func(*cgroup.Group) error) error {

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"errors"
-	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
@@ -45,7 +44,7 @@ func (m *Manager) Update(c *container.Container, r *apiv1.Resources, restart *ap
 		case errors.Is(err, cgroup.ErrInvalid):
 			return fault.InvalidArgument.Errorf("RESOURCES", "change limits: %w", err)
 		case err != nil:
-			return fmt.Errorf("change limits: %w", err)
+			return groupError(c, "change limits", err)
 		}
 	}
 	i, err = c.Edit(func(i *container.Info) error { i.Spec = spec; return nil })

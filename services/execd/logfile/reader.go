@@ -27,6 +27,9 @@ type Query struct {
 	// Follow waits for more until Done is closed, and then gives the rest.
 	Follow bool
 	Done   <-chan struct{}
+	// Pause, if set, is called when all there is has been given and Read is
+	// about to wait.
+	Pause func() error
 	// Wake tells that the log may have grown; needed with Follow.
 	Wake <-chan struct{}
 }
@@ -134,6 +137,11 @@ func (r *reader) isDone() bool {
 }
 
 func (r *reader) wait() error {
+	if r.q.Pause != nil {
+		if err := r.q.Pause(); err != nil {
+			return err
+		}
+	}
 	select {
 	case <-r.ctx.Done():
 		return r.ctx.Err()

@@ -145,20 +145,40 @@ func (s *Server) catchUp(ctx context.Context, c *container.Container, i *contain
 		Stdout: o.GetStdout(), Stderr: o.GetStderr(), From: &from,
 		Follow: true, Wake: wake, Done: c.Done(ctx, over),
 	}
-	err := logfile.Read(ctx, dir, q, func(ch logfile.Chunk) error { return e.send(outputOf(ch)) })
+	err := readLog(ctx, dir, q, e)
 	if errors.Is(err, logfile.ErrGone) {
 		return fault.ResourceExhausted.Errorf("ATTACH_CUT_OFF", "attach was cut off: the reader did not keep up with the log")
 	}
 	return err
 }
 
-// outputOf restores the bytes that the process wrote.
-func outputOf(ch logfile.Chunk) *apiv1.OutputChunk {
-	o := &apiv1.OutputChunk{Stream: apiv1.OutputChunk_Stream(ch.Stream), Data: append([]byte(nil), ch.Data...)}
-	if !ch.Partial {
-		o.Data = append(o.Data, '\n')
+// readLog sends a log as the bytes that the process wrote, many lines in one
+// message.
+func readLog(ctx context.Context, dir string, q logfile.Query, e end) error {
+	var held apiv1.OutputChunk
+	flush := func() error {
+		if len(held.Data) == 0 {
+			return nil
+		}
+		err := e.send(&held)
+		held.Data = held.Data[:0]
+		return err
 	}
-	return o
+	q.Pause = flush
+	err := logfile.Read(ctx, dir, q, func(ch logfile.Chunk) error {
+		if s := apiv1.OutputChunk_Stream(ch.Stream); s != held.Stream || len(held.Data)+len(ch.Data) >= wire.MaxChunk {
+			if err := flush(); err != nil {
+				return err
+			}
+			held.Stream = s
+		}
+		held.Data = append(held.Data, ch.Data...)
+		if !ch.Partial {
+			held.Data = append(held.Data, '\n')
+		}
+		return nil
+	})
+	return errors.Join(err, flush())
 }
 
 type attachStream = grpc.BidiStreamingServer[apiv1.AttachRequest, apiv1.AttachResponse]
@@ -216,7 +236,7 @@ func (s *Server) replay(ctx context.Context, i *container.Info, until wire.Posit
 	}
 	to := logfile.Position(until)
 	q := logfile.Query{Stdout: o.GetStdout(), Stderr: o.GetStderr(), Tail: -1, To: &to}
-	return logfile.Read(ctx, dir, q, func(ch logfile.Chunk) error { return e.send(outputOf(ch)) })
+	return readLog(ctx, dir, q, e)
 }
 
 func attachError(err error) error {
