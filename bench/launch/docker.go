@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+func startDocker(o options, image string) (*peer, error) {
+	p, err := newPeer("docker")
+	if err != nil {
+		return p, err
+	}
+	dir := filepath.Join(o.work, "docker")
+	socket := "unix://" + dir + "/docker.sock"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return p, err
+	}
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		return p, err
+	}
+	defer log.Close()
+	daemon := exec.Command("dockerd", "--data-root", dir+"/root", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+		"--host", socket, "--cgroup-parent", "/"+p.charge.containers)
+	daemon.Stdout, daemon.Stderr = log, log
+	if err := p.background(daemon); err != nil {
+		return p, err
+	}
+	env := []string{"DOCKER_HOST=" + socket, "DOCKER_CONFIG=" + dir + "/config"}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if _, err = p.do(env, "docker", "version"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return p, fmt.Errorf("dockerd does not answer: %w", err)
+		}
+	}
+	if err := p.all(env, []string{"docker", "import", image, imageName},
+		[]string{"docker", "run", "-d", "--name", "sleeper", imageName, "sleep", "86400"}); err != nil {
+		return p, err
+	}
+	p.atEnd(func() error { return p.all(env, []string{"docker", "rm", "-f", "sleeper"}) })
+	p.version, _ = p.do(env, "docker", "--version")
+	p.add("run", "docker run, bridge", env, "docker", "run", "--rm", imageName, "true")
+	p.add("run", "docker run, --network none", env, "docker", "run", "--rm", "--network", "none", imageName, "true")
+	p.add("exec", "docker exec", env, "docker", "exec", "sleeper", "true")
+	p.add("client", "docker --version", env, "docker", "--version")
+	p.add("client", "docker ps", env, "docker", "ps")
+	return p, nil
+}
