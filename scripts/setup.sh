@@ -15,7 +15,7 @@ packages=(
 	strace           # tests that count or inject system calls
 	skopeo           # a second opinion on images
 	systemd          # systemd-analyze verifies the units; it need not run
-	python3-grpcio protobuf-compiler-grpc protobuf-compiler python3-protobuf # a client in another language
+	python3-grpcio protobuf-compiler-grpc protobuf-compiler python3-protobuf libprotobuf-dev # a client in another language
 	make git
 )
 case "${1:-}" in

@@ -6364,13 +6364,13 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"totalBytes\x12*\n" +
 	"\x11job_current_bytes\x18\x06 \x01(\x03R\x0fjobCurrentBytes\x12&\n" +
 	"\x0fjob_total_bytes\x18\a \x01(\x03R\rjobTotalBytes\x12\x18\n" +
-	"\amessage\x18\b \x01(\tR\amessage\"\xbf\x01\n" +
+	"\amessage\x18\b \x01(\tR\amessage\"\xb0\x01\n" +
 	"\fRegistryAuth\x12\x1a\n" +
 	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x1a\n" +
-	"\busername\x18\x02 \x01(\tR\busername\x12\x1f\n" +
-	"\bpassword\x18\x03 \x01(\tB\x03\x80\x01\x01R\bpassword\x12*\n" +
-	"\x0eidentity_token\x18\x04 \x01(\tB\x03\x80\x01\x01R\ridentityToken\x12*\n" +
-	"\x0eregistry_token\x18\x05 \x01(\tB\x03\x80\x01\x01R\rregistryToken*q\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\tR\bpassword\x12%\n" +
+	"\x0eidentity_token\x18\x04 \x01(\tR\ridentityToken\x12%\n" +
+	"\x0eregistry_token\x18\x05 \x01(\tR\rregistryToken*q\n" +
 	"\n" +
 	"PullPolicy\x12\x1b\n" +
 	"\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +

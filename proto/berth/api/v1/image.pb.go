@@ -2387,9 +2387,9 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\vempty_layer\x18\x05 \x01(\bR\n" +
 	"emptyLayer\"J\n" +
 	"\x18ImageServiceLoginRequest\x12.\n" +
-	"\x04auth\x18\x01 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\"G\n" +
-	"\x19ImageServiceLoginResponse\x12*\n" +
-	"\x0eidentity_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\ridentityToken2\xd1\b\n" +
+	"\x04auth\x18\x01 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\"B\n" +
+	"\x19ImageServiceLoginResponse\x12%\n" +
+	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken2\xd1\b\n" +
 	"\fImageService\x12W\n" +
 	"\x04Pull\x12%.berth.api.v1.ImageServicePullRequest\x1a&.berth.api.v1.ImageServicePullResponse0\x01\x12W\n" +
 	"\x04Push\x12%.berth.api.v1.ImageServicePushRequest\x1a&.berth.api.v1.ImageServicePushResponse0\x01\x12_\n" +
