@@ -637,6 +637,10 @@ func TestUserNetworks(t *testing.T) {
 	}
 	r.detach("f")
 	r.must(remove("front"))
+	time.Sleep(200 * time.Millisecond)
+	if log := r.netdLog.String(); strings.Contains(log, "deleted by somebody") {
+		t.Error("netd took a network's removal for damage")
+	}
 	r.killNetd()
 	r.startNetd()
 	list, err := r.networks.List(ctx, &apiv1.NetworkServiceListRequest{})

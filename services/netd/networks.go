@@ -122,7 +122,9 @@ func (s *networkServer) Create(_ context.Context, r *apiv1.NetworkServiceCreateR
 		return nil, err
 	}
 	if err := s.establish(n); err != nil {
-		s.dissolve(n)
+		if n.Close() == nil { // else somebody was quick enough to use it
+			s.dissolve(n)
+		}
 		return nil, err
 	}
 	return &apiv1.NetworkServiceCreateResponse{Id: n.ID}, nil
@@ -186,7 +188,7 @@ func (s *networkServer) establish(n *network.Network) error {
 	return s.walls.Update(firewall.Elements{Networks: []firewall.Network{n.Wall()}}, firewall.Elements{})
 }
 
-// dissolve removes a network from rules, host and records.
+// dissolve removes a closed network from rules, host and records.
 func (s *networkServer) dissolve(n *network.Network) error {
 	if err := s.walls.Update(firewall.Elements{}, firewall.Elements{Networks: []firewall.Network{n.Wall()}}); err != nil {
 		return err

@@ -131,7 +131,7 @@ type rig struct {
 	stopExecd func()
 	netd      *exec.Cmd
 	netdEnd   chan error
-	netdLog   *bytes.Buffer
+	netdLog   *logBuffer
 	conn      *grpc.ClientConn
 	endpoints networkv1.EndpointServiceClient
 	networks  apiv1.NetworkServiceClient
@@ -248,7 +248,7 @@ func (r *rig) startNetd(faults ...string) {
 	r.netd = exec.Command("/proc/self/exe", "--root", r.root, "--run", r.run, "--config", r.config)
 	r.netd.Env = append(os.Environ(), roleVariable+"="+roleNetd, faultpoint.Env+"="+strings.Join(faults, ";"))
 	r.netd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	r.netdLog = &bytes.Buffer{}
+	r.netdLog = &logBuffer{}
 	r.netd.Stderr = r.netdLog
 	// Pdeathsig comes when the thread dies that started the process: this one
 	// stays until netd has ended.
@@ -274,6 +274,24 @@ func (r *rig) startNetd(faults ...string) {
 		_, err := r.endpoints.List(context.Background(), &networkv1.ListRequest{})
 		return err == nil
 	})
+}
+
+// logBuffer is a bytes.Buffer that may be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // killNetd is SIGKILL.

@@ -173,11 +173,14 @@ func (s *server) watchLinks(ctx context.Context) {
 // isOurs reports whether an interface is a bridge, or a container's.
 func (s *server) isOurs(name string) bool {
 	return s.endpoints.Uses(name) ||
-		slices.ContainsFunc(s.networks.List(), func(n *network.Network) bool { return n.Bridge == name })
+		slices.ContainsFunc(s.networks.List(), func(n *network.Network) bool { return n.Bridge == name && !n.Closed() })
 }
 
 func (s *server) repairLinks(ctx context.Context) {
 	for _, n := range s.networks.List() {
+		if n.Closed() {
+			continue
+		}
 		before := n.Place().Bridge
 		if err := n.Up(s.host, s.mtu); err != nil {
 			s.env.Log.Error("network not brought up", "network", n.Name, "error", err)

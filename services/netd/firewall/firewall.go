@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 )
@@ -99,10 +100,10 @@ func New(name, portPrefix string, netns int) (*Firewall, error) {
 	f.publishedAny = f.newSet("published_any", nftables.Set{IsMap: true, DataType: service, Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)})
 	f.subnets = f.newSet("subnets", nftables.Set{KeyType: nftables.TypeIPAddr, Interval: true})
-	f.bridges = f.newSet("bridges", nftables.Set{KeyType: nftables.TypeIFName})
+	f.bridges = f.newSet("bridges", nftables.Set{KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian})
 	f.pairs = f.newSet("pairs", nftables.Set{Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName)})
-	f.internal = f.newSet("internal", nftables.Set{KeyType: nftables.TypeIFName})
+	f.internal = f.newSet("internal", nftables.Set{KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian})
 	f.sources = f.newSet("sources", nftables.Set{Table: f.bridgeTable, Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)})
 	return f, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +72,9 @@ func TestF42RebuildIsIdentical(t *testing.T) {
 		t.Fatal(err)
 	}
 	grown := listing(t)
+	if !strings.Contains(grown, `elements = { "berth0",`) {
+		t.Error("nft(8) cannot read the names of bridges")
+	}
 
 	again := open(t)
 	again.Replace(sample(1000))

@@ -99,6 +99,13 @@ func (n *Network) Close() error {
 	return nil
 }
 
+// Closed reports whether the network is being removed.
+func (n *Network) Closed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed
+}
+
 // Ledger holds the network's addresses.
 func (n *Network) Ledger() *ipam.Subnet { return n.ledger }
 
