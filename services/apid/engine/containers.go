@@ -55,17 +55,20 @@ func (e *Engine) create(ctx context.Context, c container) (result *apiv1.CreateR
 	launched := false
 	defer func() {
 		if err != nil {
-			e.abandon(ctx, c, launched)
+			e.abandon(ctx, c, launched, err)
 		}
 	}()
 	rootfs, err := e.prepare(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	if err := pointAllocated.Hit(); err != nil {
+		return nil, err
+	}
 	launched = true
 	var created *execv1.CreateResponse
 	err = c.job.Step("execd create", "execd", func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, callTime)
+		ctx, cancel := unbroken(ctx, callTime)
 		defer cancel()
 		created, err = e.Backends.Launch().Create(ctx, &execv1.CreateRequest{
 			Id: c.id, Spec: c.spec, Rootfs: rootfs, CreatedBy: createdBy(ctx),

@@ -108,6 +108,13 @@ func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 }
 
+// unbroken is a context for a quick call that makes something: it does not end
+// with the job. A cancelled call may still be carried out, and then after the
+// call that undoes it.
+func unbroken(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}
+
 // background does work after the reply.
 func (e *Engine) background(ctx context.Context, work func(ctx context.Context)) {
 	e.tasks.Go(func() {

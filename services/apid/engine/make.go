@@ -84,6 +84,9 @@ func (e *Engine) pullFor(ctx context.Context, c container) error {
 }
 
 func (e *Engine) prepareOnce(ctx context.Context, c container) (*imagev1.Rootfs, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	req := &imagev1.PrepareRequest{
 		ContainerId:  c.id,
 		Image:        c.spec.Image,
@@ -102,7 +105,7 @@ func (e *Engine) prepareOnce(ctx context.Context, c container) (*imagev1.Rootfs,
 	err := c.job.Step("imaged prepare", "imaged", func() (err error) {
 		// A new named volume gets a copy of what the image has there, which
 		// may be much.
-		ctx, cancel := context.WithTimeout(ctx, launchTime)
+		ctx, cancel := unbroken(ctx, launchTime)
 		defer cancel()
 		resp, err = e.Backends.Rootfs().Prepare(ctx, req)
 		return err
@@ -135,7 +138,7 @@ func (e *Engine) attach(ctx context.Context, c container, ports []*apiv1.PortMap
 	}
 	var resp *networkv1.AttachResponse
 	err = c.job.Step("netd attach", "netd", func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, callTime)
+		ctx, cancel := unbroken(ctx, callTime)
 		defer cancel()
 		resp, err = e.Backends.Endpoints().Attach(ctx, req)
 		return err
@@ -223,7 +226,10 @@ func parsePort(s string) (uint32, bool) {
 // says that execd may know of it: then execd goes first, and if it cannot be
 // asked the rest stays, for the container may be running. The reconciler
 // releases it once execd is back.
-func (e *Engine) abandon(ctx context.Context, c container, launched bool) {
+func (e *Engine) abandon(ctx context.Context, c container, launched bool, cause error) {
+	if k := fault.KindOf(cause); k == fault.Unavailable || k == fault.DeadlineExceeded {
+		e.wakeLater() // what we have no answer to may yet be done
+	}
 	ctx, cancel := lasting(ctx)
 	defer cancel()
 	log := e.Log.With("container", c.id)

@@ -69,7 +69,7 @@ func (s *Containers) Run(client runClient) error {
 	made := e.making.add(r.container.id)
 	err = r.do(ctx)
 	if err != nil && !r.started {
-		e.abandon(ctx, r.container, r.launched)
+		e.abandon(ctx, r.container, r.launched, err)
 	}
 	made()
 	err = because(ctx, err)
