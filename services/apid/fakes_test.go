@@ -463,7 +463,7 @@ func (f launchService) Run(ss grpc.BidiStreamingServer[execv1.RunRequest, execv1
 	case "echo":
 		for {
 			m, err := ss.Recv()
-			if err != nil && ss.Context().Err() != nil {
+			if err != nil && !errors.Is(err, io.EOF) {
 				return err // the client left, the container stays
 			}
 			if err != nil || m.GetSignal() == "KILL" || m.GetStdin() != nil && len(m.GetStdin()) == 0 {

@@ -151,9 +151,12 @@ func (r *run) allocate(ctx context.Context) (parts, error) {
 func relayInput(client runClient, execd runExecd) {
 	for {
 		m, err := client.Recv()
-		if err != nil {
-			execd.CloseSend() // if the client is gone, its context tells execd
+		if errors.Is(err, io.EOF) {
+			execd.CloseSend()
 			return
+		}
+		if err != nil {
+			return // the client is gone; that is not the end of its input
 		}
 		var out execv1.RunRequest
 		switch in := m.Message.(type) {
