@@ -40,6 +40,9 @@ func TestConfigIsData(t *testing.T) {
 // TestImports: the library knows nothing of the engine, and init, which starts once
 // per container, nothing that is slow to start.
 func TestImports(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("SKIP: needs go")
+	}
 	out, err := exec.Command("go", "list", "-deps", "./...").Output()
 	must(t, err)
 	for dep := range strings.Lines(string(out)) {
@@ -53,6 +56,49 @@ func TestImports(t *testing.T) {
 		switch dep = strings.TrimSpace(dep); dep {
 		case "fmt", "os", "net", "encoding/json", "context", "runtime/debug":
 			t.Errorf("init imports %s", dep)
+		}
+	}
+}
+
+// TestRefusals: what cannot be is refused before anything is made.
+func TestRefusals(t *testing.T) {
+	l := newLauncher(t)
+	for name, spoil := range map[string]func(c *Config){
+		"no root":           func(c *Config) { c.Root.Bind = "" },
+		"two roots":         func(c *Config) { c.Root.Lower = []string{"/x"} },
+		"relative root":     func(c *Config) { c.Root.Bind = "x" },
+		"upper, no work":    func(c *Config) { c.Root = Root{Lower: []string{"/a"}, Upper: "/b"} },
+		"mount on /":        func(c *Config) { c.Mounts = []Mount{{Type: "tmpfs", Destination: "/x/.."}} },
+		"relative mount":    func(c *Config) { c.Mounts = []Mount{{Type: "tmpfs", Destination: "x"}} },
+		"relative source":   func(c *Config) { c.Mounts = []Mount{{Type: "bind", Source: "x", Destination: "/x"}} },
+		"no type":           func(c *Config) { c.Mounts = []Mount{{Destination: "/x"}} },
+		"two options":       func(c *Config) { c.Mounts[0].Options = []string{"hidepid=2,gid=5"} },
+		"propagation":       func(c *Config) { c.Mounts[0].Propagation = "sideways" },
+		"no cgroup":         func(c *Config) { c.Mounts = []Mount{{Type: "cgroup", Destination: "/c"}} },
+		"device type":       func(c *Config) { c.Devices = []Device{{Path: "/dev/x", Type: 'x'}} },
+		"device path":       func(c *Config) { c.Devices = []Device{{Path: "x", Type: 'c'}} },
+		"long hostname":     func(c *Config) { c.Hostname = strings.Repeat("x", 65) },
+		"host's hostname":   func(c *Config) { c.Namespaces.UTS = Namespace{} },
+		"user, no mappings": func(c *Config) { c.Namespaces.User.Private = true },
+		"mappings, no user": func(c *Config) { c.UIDMappings = []IDMap{{Size: 1}}; c.GIDMappings = c.UIDMappings },
+		"0 not mapped": func(c *Config) {
+			c.Namespaces.User.Private = true
+			c.UIDMappings = []IDMap{{Container: 1, Host: 1, Size: 1}}
+			c.GIDMappings = c.UIDMappings
+		},
+		"relative cwd":  func(c *Config) { c.Command.Cwd = "x" },
+		"long argument": func(c *Config) { c.Command.Args = append(c.Command.Args, strings.Repeat("x", 128<<10)) },
+		"NUL":           func(c *Config) { c.Command.Env = []string{"A=\x00"} },
+		"odd filter":    func(c *Config) { c.Command.Seccomp = make([]byte, 9) },
+	} {
+		c := config("/nowhere", "true")
+		spoil(c)
+		p, err := l.Start(t.Context(), c, IO{})
+		if err == nil {
+			p.discard()
+		}
+		if !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: %v, want a refusal", name, err)
 		}
 	}
 }

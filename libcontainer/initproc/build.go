@@ -35,15 +35,10 @@ func (r *runner) build() error {
 	return r.step("pivot root", r.pivot)
 }
 
-// namespaces enters the cgroups and namespaces that could not be entered by
-// the clone that made this process.
+// namespaces enters those of others, and makes those that the clone of this
+// process could not.
 func (r *runner) namespaces() error {
 	s := r.setup
-	if len(s.Tasks) > 0 {
-		if err := r.step("enter cgroups", r.enterTasks); err != nil {
-			return err
-		}
-	}
 	for _, j := range s.Joins {
 		err := r.step("join "+string(j.Kind)+" namespace", func() error { return ns.Enter(r.fd(j.FD), j.Kind) })
 		if err != nil {
@@ -55,15 +50,6 @@ func (r *runner) namespaces() error {
 	// in kernel/cgroup/namespace.c), so it is made here.
 	if s.Unshare != 0 {
 		return r.step("unshare", func() error { return unix.Unshare(int(s.Unshare)) })
-	}
-	return nil
-}
-
-func (r *runner) enterTasks() error {
-	for _, i := range r.setup.Tasks {
-		if _, err := unix.Write(r.fd(i), []byte("0")); err != nil {
-			return err
-		}
 	}
 	return nil
 }

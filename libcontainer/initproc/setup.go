@@ -31,7 +31,6 @@ type Setup struct {
 	Exec     bool   // run Command in an existing container; only Joins and Command count then
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
-	Tasks    []int  // files into which init writes "0" to enter control groups
 	Root     mount.Root
 	RootFD   int // a detached mount to use as the root, made by the launcher
 	Mounts   []mount.Mount
@@ -111,7 +110,6 @@ func (s *Setup) Encode() []byte {
 		e.Int(j.FD)
 	}
 	e.Uint(s.Unshare)
-	encodeInts(e, s.Tasks)
 	s.Root.Encode(e)
 	e.Int(s.RootFD)
 	e.Uint(uint64(len(s.Mounts)))
@@ -153,7 +151,6 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Exec:     d.Bool(),
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),
-		Tasks:    wire.List(d, (*wire.Decoder).Int),
 		Root:     mount.DecodeRoot(d),
 		RootFD:   d.Int(),
 		Mounts:   wire.List(d, mount.DecodeMount),
