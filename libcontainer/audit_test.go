@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 )
 
@@ -84,6 +85,13 @@ func TestRefusals(t *testing.T) {
 		"0 not mapped": func(c *Config) {
 			c.Namespaces.User.Private = true
 			c.UIDMappings = []IDMap{{Container: 1, Host: 1, Size: 1}}
+			c.GIDMappings = c.UIDMappings
+		},
+		"many mappings": func(c *Config) {
+			c.Namespaces.User.Private = true
+			for i := range uint32(10000) {
+				c.UIDMappings = append(c.UIDMappings, IDMap{Container: i, Host: shift + i, Size: 1})
+			}
 			c.GIDMappings = c.UIDMappings
 		},
 		"relative cwd":  func(c *Config) { c.Command.Cwd = "x" },
@@ -273,4 +281,36 @@ func TestS47FewDescriptors(t *testing.T) {
 		}
 	}
 	output(t, l, c, IO{})
+}
+
+// TestS46Lengths: long strings and long lists arrive whole, with all namespaces made.
+func TestS46Lengths(t *testing.T) {
+	l := newLauncher(t)
+	c := mapped(config(busybox(t), "echo ${#BIG} $(hostname) $(echo /many/* | wc -w) $$; readlink /proc/self/ns/user"))
+	c.UIDMappings, c.GIDMappings = nil, nil
+	for i := range uint32(300) {
+		c.UIDMappings = append(c.UIDMappings, IDMap{Container: i, Host: shift + i, Size: 1})
+	}
+	c.GIDMappings = c.UIDMappings
+	c.Command.Env = append(c.Command.Env, "BIG="+strings.Repeat("x", 100<<10))
+	for range 10 {
+		c.Command.Env = append(c.Command.Env, "MORE="+strings.Repeat("y", 100<<10))
+	}
+	c.Mounts = append(c.Mounts, Mount{Type: "tmpfs", Destination: "/many", Options: []string{"size=1m"}})
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o644))
+	for i := range 200 {
+		c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: file, Destination: fmt.Sprintf("/many/%s%d", strings.Repeat("z", 200), i)})
+	}
+	own, err := os.Readlink("/proc/self/ns/user")
+	must(t, err)
+	if got := output(t, l, c, IO{}); !strings.HasPrefix(got, "102400 box 200 1\n") || strings.Contains(got, own) {
+		t.Errorf("got %q", got)
+	}
+	for i := range 100 {
+		c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: file, Destination: fmt.Sprintf("/many/x%d", i)})
+	}
+	if _, err := runIn(t, l, c, IO{}); !errors.Is(err, initproc.ErrTooManyFDs) {
+		t.Errorf("300 volumes in a user namespace: %v", err)
+	}
 }

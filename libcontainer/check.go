@@ -60,7 +60,14 @@ func checkMount(m *Mount) error {
 	return refuse("mount", "unknown propagation %q", m.Propagation)
 }
 
+// maxMappings is the most lines the kernel takes in uid_map
+// (UID_GID_MAP_MAX_EXTENTS; 5 before Linux 4.15).
+const maxMappings = 340
+
 func (c *Config) checkNamespaces() error {
+	if len(c.UIDMappings) > maxMappings || len(c.GIDMappings) > maxMappings {
+		return refuse("mappings", "more than %d", maxMappings)
+	}
 	if c.Namespaces.User.Private != (len(c.UIDMappings) > 0 && len(c.GIDMappings) > 0) {
 		return refuse("namespaces", "a private user namespace needs mappings of users and groups, and they need it")
 	}

@@ -16,10 +16,8 @@ const kernelFS = mount.NoSuid | mount.NoDev | mount.NoExec
 const DefaultShm = 64 << 20
 
 // DefaultMounts are the mounts of the usual container. shm is the size of
-// /dev/shm in bytes. The mount of type cgroup needs IO.Cgroup.
-//
-// With the host's network namespace, a container in a user namespace may not
-// mount sysfs; its caller replaces that entry by a bind of /sys.
+// /dev/shm in bytes. The mount of type cgroup needs IO.Cgroup, and that of devpts,
+// in a private user namespace, that group 5 is mapped.
 func DefaultMounts(shm int64) []Mount {
 	return []Mount{
 		{Type: "proc", Destination: "/proc", Attr: kernelFS},
