@@ -6,10 +6,11 @@ import "testing"
 // exit, removal.
 func BenchmarkRunTrue(b *testing.B) {
 	e := start(b)
+	network := e.held()
 	for b.Loop() {
 		s := script("")
 		s.Args, s.AutoRemove = []string{"true"}, true
-		if r, err := e.run(s, nil); err != nil || r.exit.GetCode() != 0 {
+		if r, err := e.runIn(network, s, nil); err != nil || r.exit.GetCode() != 0 {
 			b.Fatal(r, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,10 +25,12 @@ import (
 	"berth/internal/daemon"
 	"berth/internal/fault"
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/netns"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
 	networkv1 "berth/proto/berth/network/v1"
+	"berth/services/execd/monitor/starter"
 )
 
 // These tests drive a whole execd as a process of its own, with a real monitor,
@@ -205,6 +208,14 @@ func (e *engine) clean() {
 	}
 	if l, err := cgroup.Detect(); err == nil {
 		if p, err := cgroup.OpenParent(l, "/"+e.cgroup); err == nil {
+			groups, _ := p.List()
+			for _, name := range groups {
+				if g, err := p.Open(name); err == nil {
+					g.Kill()
+					g.Delete()
+					g.Close()
+				}
+			}
 			if err := p.Delete(); err != nil {
 				e.tb.Errorf("cgroups were left: %v", err)
 			}
@@ -231,6 +242,7 @@ func (e *engine) audit() {
 	defer p.Close()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		groups, _ := p.List()
+		groups = slices.DeleteFunc(groups, func(name string) bool { return starter.PooledBy(name, e.monitorPid()) })
 		run, _ := filepath.Glob(e.dir + "/run/execd/c/*")
 		logs, _ := filepath.Glob(e.dir + "/root/execd/containers/*")
 		if len(groups)+len(run)+len(logs) == 0 {
@@ -295,6 +307,20 @@ func private() *networkv1.AttachResponse {
 	return &networkv1.AttachResponse{Namespace: &networkv1.Namespace{Kind: networkv1.Namespace_KIND_PRIVATE}}
 }
 
+// held is a network namespace that execd holds, as netd has them made.
+func (e *engine) held() *networkv1.AttachResponse {
+	e.tb.Helper()
+	c := netns.NewClient(e.dir+"/run/"+daemon.NetnsSocket, nil)
+	defer c.Close()
+	id := newID()[:16]
+	n, err := c.New(context.Background(), id)
+	if err != nil {
+		e.tb.Fatal(err)
+	}
+	n.Close()
+	return &networkv1.AttachResponse{Namespace: &networkv1.Namespace{Kind: networkv1.Namespace_KIND_HELD, Id: id}}
+}
+
 func (e *engine) create(spec *apiv1.ContainerSpec) string {
 	e.tb.Helper()
 	id := newID()
@@ -340,6 +366,11 @@ var both = &apiv1.AttachOptions{Stdout: true, Stderr: true}
 // run is `run` with everything attached; stdin may be nil.
 func (e *engine) run(spec *apiv1.ContainerSpec, stdin []byte) (*result, error) {
 	e.tb.Helper()
+	return e.runIn(private(), spec, stdin)
+}
+
+func (e *engine) runIn(network *networkv1.AttachResponse, spec *apiv1.ContainerSpec, stdin []byte) (*result, error) {
+	e.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	stream, err := e.launch.Run(ctx)
@@ -350,7 +381,7 @@ func (e *engine) run(spec *apiv1.ContainerSpec, stdin []byte) (*result, error) {
 	options := &apiv1.AttachOptions{Stdin: stdin != nil, Stdout: true, Stderr: true}
 	spec.OpenStdin = stdin != nil
 	open := &execv1.RunRequest_Open{
-		Create: &execv1.CreateRequest{Id: id, Spec: spec, Rootfs: e.rootfs(), CreatedBy: "uid=0"}, Network: private(), Attach: options,
+		Create: &execv1.CreateRequest{Id: id, Spec: spec, Rootfs: e.rootfs(), CreatedBy: "uid=0"}, Network: network, Attach: options,
 	}
 	if err := stream.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: open}}); err != nil {
 		return nil, err

@@ -27,6 +27,20 @@ func TestRunGivesOutputAndStatus(t *testing.T) {
 	}
 }
 
+// A namespace that execd holds is joined, by an init that waits or a new one.
+func TestRunInHeldNamespace(t *testing.T) {
+	e := start(t)
+	network := e.held()
+	for n := range 12 {
+		s := script("cat /proc/net/dev | wc -l; readlink /proc/self/ns/net; cat /proc/self/cgroup | grep -c berth; exit 5")
+		s.Resources = &apiv1.Resources{MemoryBytes: int64(n) * 16 << 20, PidsLimit: int64(n) * 20}
+		r, err := e.runIn(network, s, nil)
+		if err != nil || r.exit.GetCode() != 5 || !strings.HasPrefix(r.out, "3\nnet:[") || !strings.HasSuffix(r.out, "\n0\n") {
+			t.Errorf("got %q, %v, %v", r.out, r.exit, err)
+		}
+	}
+}
+
 func TestRunReportsWhyACommandCannotRun(t *testing.T) {
 	e := start(t)
 	for _, c := range []struct {

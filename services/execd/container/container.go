@@ -49,6 +49,26 @@ func (c *Container) Move(e Event, edit func(*Info)) (*Info, error) {
 	})
 }
 
+// Must is Move for what has happened already: it cannot be undone because a
+// disk is full. The error is that of the recording; the Info has changed unless
+// it is nil.
+func (c *Container) Must(e Event, edit func(*Info)) (*Info, error) {
+	var lost error
+	i, err := c.changeThen(func(i *Info) error {
+		next, err := i.State.Next(e)
+		if err != nil {
+			return err
+		}
+		i.State = next
+		edit(i)
+		return nil
+	}, func(err error) bool { lost = err; return true })
+	if err == nil {
+		err = lost
+	}
+	return i, err
+}
+
 // Edit changes what is not the state.
 func (c *Container) Edit(edit func(*Info) error) (*Info, error) {
 	return c.change(func(i *Info) error {
@@ -60,6 +80,11 @@ func (c *Container) Edit(edit func(*Info) error) (*Info, error) {
 }
 
 func (c *Container) change(f func(*Info) error) (*Info, error) {
+	return c.changeThen(f, func(error) bool { return false })
+}
+
+// changeThen asks anyway whether to go on when the change cannot be recorded.
+func (c *Container) changeThen(f func(*Info) error, anyway func(error) bool) (*Info, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := *c.info.Load()
@@ -67,7 +92,7 @@ func (c *Container) change(f func(*Info) error) (*Info, error) {
 		return nil, err
 	}
 	if c.persist != nil {
-		if err := c.persist(&next); err != nil {
+		if err := c.persist(&next); err != nil && !anyway(err) {
 			return nil, err
 		}
 	}

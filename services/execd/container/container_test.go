@@ -145,6 +145,14 @@ func TestFailedPersistChangesNothing(t *testing.T) {
 	if s := c.Info().State; s != Created {
 		t.Errorf("state %s", s)
 	}
+	// What has happened has happened (F-12).
+	c.info.Store(&Info{ID: id(1), State: Running})
+	if i, err := c.Must(Exit, func(i *Info) { i.Runs++ }); !errors.Is(err, full) || i.State != Exited || c.Info().Runs != 1 {
+		t.Errorf("exit on a full disk: %v, %v", i, err)
+	}
+	if i, err := c.Must(Exit, func(i *Info) { i.Runs++ }); i != nil || !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("illegal event: %v, %v", i, err)
+	}
 }
 
 func TestWaitSeesTheChange(t *testing.T) {

@@ -33,6 +33,7 @@ type Info struct {
 	Env       []string
 	Cwd       string
 	Mounts    []*apiv1.MountPoint
+	Cgroup    string // name below the engine's parent
 	Cgroups   []string
 	Trace     []*apiv1.TraceStep
 	Warnings  []string

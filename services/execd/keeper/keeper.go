@@ -327,7 +327,7 @@ func (k *Keeper) Launch(ctx context.Context, req *wire.Launch, netns int, attach
 		defer k.mu.Unlock()
 		k.held[req.ID] = &second{fds: a.fds, state: wire.State{
 			ID: req.ID, Pid: got.Pid, StartedAt: got.StartedAt, Stdio: req.Stdio, Log: req.Log, Dir: req.Dir,
-			KillAll: req.KillAll, Parent: req.Parent, Cgroup: req.Cgroup, Cgroups: got.Cgroups, Held: got.Held,
+			KillAll: req.KillAll, Parent: req.Parent, Cgroup: got.Cgroup, Cgroups: got.Cgroups, Held: got.Held,
 		}}
 	}
 	a, err := k.callSeen(context.WithoutCancel(ctx), keep, &wire.Message{Op: wire.OpLaunch, Launch: req}, fds...)

@@ -339,12 +339,12 @@ func (b *Builder) Exec(in *ExecInput) (*starter.ExecPlan, error) {
 	if err := b.security(sec, &c); err != nil {
 		return nil, err
 	}
-	return &starter.ExecPlan{Parent: b.Parent, Name: in.ID, Command: c}, nil
+	return &starter.ExecPlan{Parent: b.Parent, Name: in.Cgroup, Command: c}, nil
 }
 
 // ExecInput is what a further process is made from.
 type ExecInput struct {
-	ID           string
+	Cgroup       string
 	Spec         *apiv1.ContainerSpec
 	Image        *apiv1.ImageConfig
 	ContainerEnv []string

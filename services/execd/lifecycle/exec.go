@@ -109,7 +109,7 @@ func (m *Manager) Exec(ctx context.Context, c *container.Container, open *apiv1.
 	}
 	size := open.GetTerminalSize()
 	in := &launch.ExecInput{
-		ID: i.ID, Spec: i.Spec, Image: i.Image, ContainerEnv: i.Env, ContainerCwd: i.Cwd,
+		Cgroup: i.Cgroup, Spec: i.Spec, Image: i.Image, ContainerEnv: i.Env, ContainerCwd: i.Cwd,
 		Args: open.Args, Env: open.Env, WorkingDir: open.WorkingDir, User: open.User, Tty: open.Tty, Privileged: open.Privileged,
 		Rows: uint16(size.GetRows()), Columns: uint16(size.GetColumns()),
 	}

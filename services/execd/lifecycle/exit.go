@@ -29,7 +29,11 @@ func (m *Manager) onExit(e *wire.Exit) {
 // onLost hears of a container that could not be handed to a new monitor.
 func (m *Manager) onLost(id string, pid int, err error) {
 	m.exits.Go(func() {
-		if err := m.deleteGroup(id); err != nil {
+		c, err2 := m.Containers.Find(id)
+		if err2 != nil {
+			return
+		}
+		if err := m.deleteGroup(c.Info().Cgroup); err != nil {
 			m.Log.Error("end container that has no monitor", "container", id, "error", err)
 		}
 		m.containerEnded(&wire.Exit{ID: id, Pid: pid, Code: 255, At: time.Now(), Error: "the monitor died: " + err.Error()})
@@ -58,17 +62,18 @@ func (m *Manager) containerEnded(e *wire.Exit) {
 	case m.restarts.wants(i, e):
 		m.endAndRestart(c, e)
 	default:
-		m.end1(c, e)
+		m.endPlainly(c, e)
 	}
 	m.forget(e.ID)
 }
 
-// end1 is the plain end.
-func (m *Manager) end1(c *container.Container, e *wire.Exit) {
-	i, err := c.Move(container.Exit, func(i *container.Info) { noteExit(i, e) })
+// endPlainly records the exit of a container that stays.
+func (m *Manager) endPlainly(c *container.Container, e *wire.Exit) {
+	i, err := c.Must(container.Exit, func(i *container.Info) { noteExit(i, e) })
 	if err != nil {
 		m.Log.Error("record exit", "container", e.ID, "error", err)
-		// The status must not stay untold because a disk is full.
+	}
+	if i == nil {
 		return
 	}
 	m.tellExit(i)
@@ -85,9 +90,11 @@ func (m *Manager) endAndRemove(c *container.Container, i *container.Info, e *wir
 	if recordRemoved.Hit() != nil {
 		return
 	}
-	i, err := c.Move(container.Exit, func(i *container.Info) { noteExit(i, e) })
+	i, err := c.Must(container.Exit, func(i *container.Info) { noteExit(i, e) })
 	if err != nil {
 		m.Log.Error("record exit", "container", e.ID, "error", err)
+	}
+	if i == nil {
 		return
 	}
 	m.tellExit(i)

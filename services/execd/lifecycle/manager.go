@@ -79,9 +79,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	m.janitor.start(m.life)
 	k, states, err := keeper.Open(ctx, keeper.Config{
-		Dir: cfg.RunDir, Monitor: cfg.Monitor, Args: []string{"--dir", cfg.RunDir, "--init", cfg.Init},
+		Dir: cfg.RunDir, Monitor: cfg.Monitor, Args: m.monitorArgs(),
 		Log: cfg.Log.Named("keeper"), Exited: m.onExit, Lost: m.onLost,
-		Gone: func() { m.failSessions("the monitor died") },
+		Gone: m.onMonitorGone,
 	})
 	if err != nil {
 		return nil, err
@@ -112,6 +112,22 @@ func (m *Manager) Keeper() *keeper.Keeper { return m.keeper }
 // Layout is the host's cgroups.
 func (m *Manager) Layout() cgroup.Layout { return m.layout }
 
+// monitorArgs tells a monitor what to keep ready.
+func (m *Manager) monitorArgs() []string {
+	d := m.Builder.Defaults
+	standard, _ := launch.Resources(nil, d.PidsLimit) // cannot fail: it asks for nothing
+	return []string{
+		"--dir", m.RunDir, "--init", m.Init, "--parent", m.Builder.Parent,
+		"--pool", strconv.Itoa(d.PoolSize), "--pids", strconv.FormatInt(standard.Pids, 10),
+	}
+}
+
+// onMonitorGone ends what only the dead monitor could have told of.
+func (m *Manager) onMonitorGone() {
+	m.failSessions("the monitor died")
+	m.janitor.later(m.sweepGroups)
+}
+
 // runDir is the container's folder in the run folder: generated files and exit.
 func (m *Manager) runDir(id string) string { return filepath.Join(m.RunDir, "c", id) }
 
@@ -127,7 +143,7 @@ func (m *Manager) LogDir(i *container.Info) string {
 }
 
 // Group opens the cgroup of a running container.
-func (m *Manager) Group(id string) (*cgroup.Group, error) { return m.parent.Open(id) }
+func (m *Manager) Group(i *container.Info) (*cgroup.Group, error) { return m.parent.Open(i.Cgroup) }
 
 // persist records each change; what concerns a run need not wait for the disk.
 func (m *Manager) persist(i *container.Info) error {
@@ -258,12 +274,12 @@ func (m *Manager) removeRecord(c *container.Container, i *container.Info) error 
 
 // sweepLater removes what a run, or with all the whole container, left behind.
 func (m *Manager) sweepLater(c *container.Container, all bool) {
-	id := c.Info().ID
+	id, group := c.Info().ID, c.Info().Cgroup
 	m.janitor.later(func() {
-		if !all && c.Info().State.Active() {
+		if now := c.Info(); !all && now.State.Active() && (now.Cgroup == group || now.State == container.Starting) {
 			return // started again
 		}
-		if err := m.deleteGroup(id); err != nil {
+		if err := m.deleteGroup(group); err != nil {
 			m.Log.Warn("delete cgroup", "container", id, "error", err)
 		}
 		if !all {
@@ -279,8 +295,11 @@ func (m *Manager) sweepLater(c *container.Container, all bool) {
 }
 
 // deleteGroup ends everything in a container's cgroup and removes it.
-func (m *Manager) deleteGroup(id string) error {
-	g, err := m.parent.Open(id)
+func (m *Manager) deleteGroup(name string) error {
+	if name == "" {
+		return nil // it never had one
+	}
+	g, err := m.parent.Open(name)
 	if errors.Is(err, cgroup.ErrNotFound) {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	networkv1 "berth/proto/berth/network/v1"
 	"berth/services/execd/container"
 	"berth/services/execd/monitor"
+	"berth/services/execd/monitor/starter"
 	"berth/services/execd/monitor/wire"
 )
 
@@ -105,7 +106,7 @@ func (m *Manager) recoverOne(c *container.Container, i *container.Info, s *wire.
 }
 
 func readopt(i *container.Info, s *wire.State) {
-	i.Pid, i.StartedAt, i.Cgroups = s.Pid, s.StartedAt, s.Cgroups
+	i.Pid, i.StartedAt, i.Cgroup, i.Cgroups = s.Pid, s.StartedAt, s.Cgroup, s.Cgroups
 }
 
 // undoStart is for a start that never was: for its asker it has failed.
@@ -126,7 +127,7 @@ func (m *Manager) lostExit(i *container.Info) *wire.Exit {
 		return e
 	}
 	reason := "exit status lost: the monitor and execd died"
-	if err := m.deleteGroup(i.ID); err != nil {
+	if err := m.deleteGroup(i.Cgroup); err != nil {
 		reason += "; ending its processes: " + err.Error()
 	}
 	return &wire.Exit{ID: i.ID, Pid: i.Pid, Code: 255, Error: reason, At: time.Now()}
@@ -181,18 +182,7 @@ func (m *Manager) sweepStrays() {
 		c, err := m.Containers.Find(id)
 		return err == nil && c.Info().ID == id
 	}
-	groups, err := m.parent.List()
-	if err != nil {
-		m.Log.Warn("list cgroups", "error", err)
-	}
-	for _, id := range groups {
-		if container.CheckID(id) != nil || known(id) {
-			continue
-		}
-		if err := m.deleteGroup(id); err != nil {
-			m.Log.Warn("sweep cgroup", "container", id, "error", err)
-		}
-	}
+	m.sweepGroups()
 	for _, dir := range []string{filepath.Join(m.RunDir, "c"), filepath.Join(m.StateDir, "containers")} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -202,6 +192,32 @@ func (m *Manager) sweepStrays() {
 			if container.CheckID(e.Name()) == nil && !known(e.Name()) {
 				os.RemoveAll(filepath.Join(dir, e.Name()))
 			}
+		}
+	}
+}
+
+// sweepGroups removes the cgroups that no container has. Those that the present
+// monitor keeps ready, or is just starting something in, it knows by their names.
+func (m *Manager) sweepGroups() {
+	groups, err := m.parent.List()
+	if err != nil {
+		m.Log.Warn("list cgroups", "error", err)
+	}
+	used := make(map[string]bool)
+	for _, c := range m.Containers.All() {
+		i := c.Info()
+		used[i.ID] = true
+		if i.State.Active() {
+			used[i.Cgroup] = true
+		}
+	}
+	for _, name := range groups {
+		ours := container.CheckID(name) == nil || starter.Pooled(name) && !starter.PooledBy(name, m.keeper.MonitorPid())
+		if !ours || used[name] {
+			continue
+		}
+		if err := m.deleteGroup(name); err != nil {
+			m.Log.Warn("sweep cgroup", "name", name, "error", err)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func backoff(n int32) time.Duration {
 // endAndRestart records the end of a run and starts the next after a while.
 func (m *Manager) endAndRestart(c *container.Container, e *wire.Exit) {
 	ran := e.At.Sub(c.Info().StartedAt)
-	i, err := c.Move(container.Again, func(i *container.Info) {
+	i, err := c.Must(container.Again, func(i *container.Info) {
 		noteExit(i, e)
 		if ran > healthyRun && i.Spec.GetRestart().GetName() != "on-failure" {
 			i.RestartCount = 0
@@ -101,6 +101,8 @@ func (m *Manager) endAndRestart(c *container.Container, e *wire.Exit) {
 	})
 	if err != nil {
 		m.Log.Error("record exit", "container", e.ID, "error", err)
+	}
+	if i == nil {
 		return
 	}
 	m.tellExit(i)
@@ -155,7 +157,7 @@ func (m *Manager) restart(ctx context.Context, c *container.Container) error {
 		return err
 	}
 	i, err = c.Move(container.Started, func(i *container.Info) {
-		i.Pid, i.StartedAt, i.Cgroups = got.Pid, got.StartedAt, got.Cgroups
+		i.Pid, i.StartedAt, i.Cgroup, i.Cgroups = got.Pid, got.StartedAt, got.Cgroup, got.Cgroups
 		i.Trace = trace(got.Trace)
 		i.RestartCount++
 	})

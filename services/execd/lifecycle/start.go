@@ -73,7 +73,7 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 		return nil, err
 	}
 	return c.Move(container.Started, func(i *container.Info) {
-		i.Pid, i.StartedAt, i.Cgroups = got.Pid, got.StartedAt, got.Cgroups
+		i.Pid, i.StartedAt, i.Cgroup, i.Cgroups = got.Pid, got.StartedAt, got.Cgroup, got.Cgroups
 		i.Command, i.Env, i.Cwd, i.Hostname, i.Mounts = plan.Command, plan.Env, plan.Cwd, plan.Hostname, plan.Mounts
 		i.Trace = trace(got.Trace)
 		i.Warnings = append(append(plan.Warnings, g.Network.GetWarnings()...), got.Warnings...)
@@ -97,7 +97,7 @@ func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, 
 	}
 	req := &wire.Launch{
 		ID: i.ID, Stdio: plan.Stdio, Dir: dir, KillAll: plan.KillAll,
-		Parent: plan.Start.Parent, Cgroup: plan.Start.Name,
+		Parent: plan.Start.Parent,
 	}
 	if logDir := m.LogDir(i); logDir != "" {
 		if err := os.MkdirAll(logDir, 0o700); err != nil {
@@ -175,7 +175,7 @@ func (m *Manager) startFailed(c *container.Container, cause error) {
 	case errors.Is(cause, fault.PermissionDenied):
 		code = 126
 	}
-	_, err := c.Move(container.StartFailed, func(i *container.Info) {
+	_, err := c.Must(container.StartFailed, func(i *container.Info) {
 		i.Exit = &container.ExitStatus{Code: code, Error: cause.Error(), At: time.Now()}
 		i.Pid, i.Endpoints, i.Namespace = 0, nil, nil
 	})

@@ -140,7 +140,7 @@ func (m *Manager) kill(ctx context.Context, c *container.Container, i *container
 		if _, gone, _ := waitFor(m.life, c, 100*time.Millisecond, over); gone {
 			return
 		}
-		g, err := m.parent.Open(i.ID)
+		g, err := m.parent.Open(i.Cgroup)
 		if err == nil {
 			err = g.Kill()
 			g.Close()
@@ -228,7 +228,7 @@ func groupError(c *container.Container, what string, err error) error {
 }
 
 func (m *Manager) withGroup(c *container.Container, f func(*cgroup.Group) error) error {
-	g, err := m.parent.Open(c.Info().ID)
+	g, err := m.Group(c.Info())
 	if err != nil {
 		return err
 	}

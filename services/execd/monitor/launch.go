@@ -17,7 +17,7 @@ import (
 func (m *Monitor) launch(p *peer, reply *wire.Message, req *wire.Launch, fds []int) {
 	proc := &process{
 		target:  wire.Target{ID: req.ID},
-		state:   wire.State{ID: req.ID, Stdio: req.Stdio, Log: req.Log, Dir: req.Dir, KillAll: req.KillAll, Parent: req.Parent, Cgroup: req.Cgroup},
+		state:   wire.State{ID: req.ID, Stdio: req.Stdio, Log: req.Log, Dir: req.Dir, KillAll: req.KillAll, Parent: req.Parent},
 		killAll: req.KillAll,
 		execs:   make(map[string]*process),
 	}
@@ -138,6 +138,7 @@ func (m *Monitor) begin(proc *process, start func(Files) (*Process, error), stre
 	proc.state.Pid = started.Pid
 	proc.state.StartedAt = now
 	proc.state.Cgroups = started.Cgroups
+	proc.state.Cgroup = started.Cgroup
 	if started.PidFD >= 0 {
 		proc.files.pidfd = pollable(started.PidFD, "pidfd")
 	}
@@ -145,7 +146,8 @@ func (m *Monitor) begin(proc *process, start func(Files) (*Process, error), stre
 	m.mu.Unlock()
 	s.onStdinClosed = func() { m.tell(&wire.Message{Op: wire.OpStdinClosed, Target: &proc.target}) }
 	reply.Launched = &wire.Launched{
-		Pid: started.Pid, StartedAt: now, Trace: started.Trace, Warnings: started.Warnings, Cgroups: started.Cgroups,
+		Pid: started.Pid, StartedAt: now, Trace: started.Trace, Warnings: started.Warnings,
+		Cgroup: started.Cgroup, Cgroups: started.Cgroups,
 	}
 	if c != nil {
 		s.join(c)

@@ -16,7 +16,10 @@ type Process struct {
 	Terminal *os.File
 	Trace    []wire.Step
 	Warnings []string
-	Cgroups  []string
+	// Cgroup is the name of the process's group below the parent, Cgroups are
+	// its paths.
+	Cgroup  string
+	Cgroups []string
 }
 
 // Files are a new process's standard streams; nil with a terminal, which the

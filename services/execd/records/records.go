@@ -114,6 +114,7 @@ type record struct {
 	Namespace []byte                `json:"namespace,omitempty"`
 	Pid       int                   `json:"pid,omitempty"`
 	StartedAt time.Time             `json:"started"`
+	Cgroup    string                `json:"cgroup,omitempty"`
 	Cgroups   []string              `json:"cgroups,omitempty"`
 	Exit      *container.ExitStatus `json:"exit,omitempty"`
 	Runs      uint64                `json:"runs,omitempty"`
@@ -123,7 +124,7 @@ type record struct {
 func encode(i *container.Info) ([]byte, error) {
 	r := record{
 		Version: version, ID: i.ID, Name: i.Name, State: i.State, CreatedAt: i.CreatedAt, CreatedBy: i.CreatedBy,
-		ImageID: i.ImageID, Pid: i.Pid, StartedAt: i.StartedAt, Cgroups: i.Cgroups, Exit: i.Exit, Runs: i.Runs,
+		ImageID: i.ImageID, Pid: i.Pid, StartedAt: i.StartedAt, Cgroup: i.Cgroup, Cgroups: i.Cgroups, Exit: i.Exit, Runs: i.Runs,
 		Stopped: i.Stopped,
 	}
 	var errs [4]error
@@ -155,7 +156,7 @@ func decode(b []byte) (*container.Info, error) {
 	var c, volumes apiv1.Container
 	i := &container.Info{
 		ID: r.ID, Name: r.Name, State: r.State, CreatedAt: r.CreatedAt, CreatedBy: r.CreatedBy, ImageID: r.ImageID,
-		Pid: r.Pid, StartedAt: r.StartedAt, Cgroups: r.Cgroups, Exit: r.Exit, Runs: r.Runs, Stopped: r.Stopped,
+		Pid: r.Pid, StartedAt: r.StartedAt, Cgroup: r.Cgroup, Cgroups: r.Cgroups, Exit: r.Exit, Runs: r.Runs, Stopped: r.Stopped,
 	}
 	err := errors.Join(proto.Unmarshal(r.Message, &c), proto.Unmarshal(r.Volumes, &volumes))
 	if r.Image != nil {

@@ -26,7 +26,7 @@ func (s *containerService) Stats(req *apiv1.StatsRequest, stream grpc.ServerStre
 		}
 		named = append(named, c)
 	}
-	sampler := stats.New(s.life.Group)
+	sampler := stats.New()
 	defer sampler.Close()
 	ctx := stream.Context()
 	tick := time.NewTicker(statsInterval)
@@ -77,7 +77,7 @@ func (s *containerService) sample(sampler *stats.Sampler, named []*container.Con
 			}
 			continue
 		}
-		got, err := sampler.Sample(i.ID, i.Pid)
+		got, err := sampler.Sample(i.Cgroup, i.Pid, func() (*cgroup.Group, error) { return s.life.Group(i) })
 		if err != nil {
 			if !errors.Is(err, cgroup.ErrNotFound) {
 				s.log.Debug("read statistics", "container", i.ID, "error", err)

@@ -25,7 +25,7 @@ func (s *containerService) Top(_ context.Context, req *apiv1.TopRequest) (*apiv1
 	if !i.State.Up() {
 		return nil, fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "container %s does not run", i.Name)
 	}
-	g, err := s.life.Group(i.ID)
+	g, err := s.life.Group(i)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,6 @@ type Sample struct {
 // Sampler keeps cgroups open from one sample to the next. It is for one
 // goroutine.
 type Sampler struct {
-	open  func(id string) (*cgroup.Group, error)
 	known map[string]*known
 }
 
@@ -41,10 +40,8 @@ type known struct {
 	usage time.Duration
 }
 
-// New makes a sampler over a way to open cgroups.
-func New(open func(id string) (*cgroup.Group, error)) *Sampler {
-	return &Sampler{open: open, known: make(map[string]*known)}
-}
+// New makes a sampler.
+func New() *Sampler { return &Sampler{known: make(map[string]*known)} }
 
 // Close gives the cgroups up.
 func (s *Sampler) Close() {
@@ -54,21 +51,22 @@ func (s *Sampler) Close() {
 	clear(s.known)
 }
 
-// Sample reads the counters of a container; pid is one of its processes.
-func (s *Sampler) Sample(id string, pid int) (*Sample, error) {
-	k := s.known[id]
+// Sample reads the counters of a container, whose cgroup open opens when it is
+// met first; pid is one of its processes.
+func (s *Sampler) Sample(name string, pid int, open func() (*cgroup.Group, error)) (*Sample, error) {
+	k := s.known[name]
 	if k == nil {
-		g, err := s.open(id)
+		g, err := open()
 		if err != nil {
 			return nil, err
 		}
 		k = &known{group: g}
-		s.known[id] = k
+		s.known[name] = k
 	}
 	st, err := k.group.Stats()
 	if err != nil {
 		k.group.Close()
-		delete(s.known, id)
+		delete(s.known, name)
 		return nil, err
 	}
 	out := &Sample{At: time.Now(), Group: st, MemoryLimit: st.Memory.Limit}

@@ -28,6 +28,10 @@ const idle = 15 * time.Second
 func main() {
 	dir := flag.String("dir", "", "folder of the engine's run state")
 	initPath := flag.String("init", "", "path of berth-init")
+	var ready starter.Ready
+	flag.StringVar(&ready.Parent, "parent", "", "cgroup that containers live under")
+	flag.IntVar(&ready.Size, "pool", 0, "number of inits to keep ready")
+	flag.Int64Var(&ready.Pids, "pids", 0, "their limit of processes")
 	list := flag.Bool("list-fault-points", false, "list the points "+faultpoint.Env+" can name, and exit")
 	flag.Parse()
 	if *list {
@@ -36,13 +40,13 @@ func main() {
 		}
 		return
 	}
-	if err := run(*dir, *initPath); err != nil {
+	if err := run(*dir, *initPath, ready); err != nil {
 		fmt.Fprintln(os.Stderr, "berth-monitor: error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, initPath string) error {
+func run(dir, initPath string, ready starter.Ready) error {
 	lg := log.New(os.Stderr, "berth-monitor: ", log.LstdFlags|log.Lmicroseconds|log.LUTC)
 	syscall.Umask(0o077)
 	// It ends by itself, or by SIGKILL. SIGPIPE: nobody reads the log.
@@ -64,6 +68,10 @@ func run(dir, initPath string) error {
 	s, err := starter.New(initPath)
 	if err != nil {
 		return err
+	}
+	defer s.Close()
+	if err := s.KeepReady(ready); err != nil {
+		lg.Printf("keep inits ready: %v", err) // slower, but it works
 	}
 	m := monitor.New(s, version.String(), lg)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,9 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +51,7 @@ type Starter struct {
 
 	mu      sync.Mutex
 	parents map[string]*cgroup.Parent
+	pool    *pool // nil: none
 }
 
 // New loads the init binary and looks at the host's cgroups.
@@ -122,18 +123,21 @@ func (s *Starter) Start(config json.RawMessage, io wire.Stdio, f monitor.Files, 
 	if err := json.Unmarshal(config, &plan); err != nil {
 		return nil, fmt.Errorf("read launch plan: %w", err)
 	}
+	if p, err := s.startReady(&plan, f, netns); p != nil || err != nil {
+		return p, explain(err)
+	}
+	begin := time.Now()
 	g, err := s.group(plan.Parent, plan.Name, &plan.Resources)
 	if err != nil {
 		return nil, explain(err)
 	}
 	defer g.Close()
+	made := time.Since(begin)
 	if err := cgroupMade.Hit(); err != nil {
 		return nil, errors.Join(err, g.Delete())
 	}
-	lio := libcontainer.IO{Stdin: f.Stdin, Stdout: f.Stdout, Stderr: f.Stderr, Cgroup: g}
-	if netns != nil {
-		lio.Join = map[ns.Kind]int{ns.Net: wire.FD(netns)}
-	}
+	lio := ends(f, netns)
+	lio.Cgroup = g
 	p, err := s.launcher.Start(context.Background(), &plan.Container, lio)
 	if err != nil {
 		g.Delete()
@@ -142,7 +146,44 @@ func (s *Starter) Start(config json.RawMessage, io wire.Stdio, f monitor.Files, 
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, g), nil
+	return process(p, g, made), nil
+}
+
+func ends(f monitor.Files, netns *os.File) libcontainer.IO {
+	io := libcontainer.IO{Stdin: f.Stdin, Stdout: f.Stdout, Stderr: f.Stderr}
+	if netns != nil {
+		io.Join = map[ns.Kind]int{ns.Net: wire.FD(netns)}
+	}
+	return io
+}
+
+// startReady starts a container in an init that waits, if there is one of its
+// shape. Neither process nor error: there is none.
+func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*monitor.Process, error) {
+	r := s.pool.take(plan)
+	if r == nil {
+		return nil, nil
+	}
+	begin := time.Now()
+	if err := s.pool.limit(r, plan.Resources); err != nil {
+		r.discard()
+		return nil, err
+	}
+	made := time.Since(begin)
+	p, err := r.init.Start(context.Background(), &plan.Container, ends(f, netns))
+	if errors.Is(err, libcontainer.ErrShape) {
+		r.discard()
+		return nil, nil
+	}
+	if err != nil {
+		r.discard()
+		return nil, err
+	}
+	defer r.group.Close()
+	if err := processCloned.Hit(); err != nil {
+		return nil, err
+	}
+	return process(p, r.group, made), nil
 }
 
 // Exec implements monitor.Launcher.
@@ -162,13 +203,23 @@ func (s *Starter) Exec(config json.RawMessage, io wire.Stdio, f monitor.Files, p
 	if err != nil {
 		return nil, explain(err)
 	}
-	return process(p, g), nil
+	return process(p, g, 0), nil
 }
 
-func process(p *libcontainer.Process, g *cgroup.Group) *monitor.Process {
-	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Warnings: p.Warnings}
+// process describes p. The cgroup took the time made before p's own trace begins.
+func process(p *libcontainer.Process, g *cgroup.Group, made time.Duration) *monitor.Process {
+	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Warnings: p.Warnings, Cgroup: g.Name()}
+	if made > 0 {
+		out.Trace = append(out.Trace, wire.Step{Name: "make cgroup", Duration: made})
+	}
 	for _, s := range p.Trace {
-		out.Trace = append(out.Trace, wire.Step{Name: s.Name, Offset: s.Start, Duration: s.Duration})
+		if s.Start < 0 { // by an init that waited: only what belongs to this start
+			if s.Duration += s.Start; s.Duration <= 0 {
+				continue
+			}
+			s.Start = 0
+		}
+		out.Trace = append(out.Trace, wire.Step{Name: s.Name, Offset: made + s.Start, Duration: s.Duration})
 	}
 	for _, dir := range g.Paths() {
 		if !slices.Contains(out.Cgroups, dir) {
@@ -205,6 +256,9 @@ func (s *Starter) OOMKilled(parent, name string) bool {
 
 // explain gives an error the code by which execd tells clients apart.
 func explain(err error) error {
+	if err == nil {
+		return nil
+	}
 	code := wire.CodeInternal
 	switch {
 	case errors.Is(err, libcontainer.ErrNotFound):
@@ -220,14 +274,4 @@ func explain(err error) error {
 		code = wire.CodeNoMemory
 	}
 	return &wire.Error{Code: code, Text: err.Error()}
-}
-
-// Delete removes a container's cgroup, and everything in it; for execd, after
-// an exit.
-func (s *Starter) Delete(parent, name string) error {
-	p, err := s.parent(parent)
-	if err != nil {
-		return err
-	}
-	return s.clear(p, path.Base(name))
 }

@@ -134,9 +134,8 @@ type Launch struct {
 	Log    Log             `json:"log"`
 	// Dir gets the file "exit" when the container has ended.
 	Dir string `json:"dir"`
-	// Parent and Cgroup name the container's cgroup.
+	// Parent is the cgroup below which the container's own will be.
 	Parent string `json:"parent"`
-	Cgroup string `json:"cgroup"`
 	// Attach connects a client before the process starts; its socket is the
 	// last descriptor of the message.
 	Attach *Streams `json:"attach,omitempty"`
@@ -162,7 +161,9 @@ type Launched struct {
 	StartedAt time.Time `json:"started_at"`
 	Trace     []Step    `json:"trace,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"`
-	Cgroups   []string  `json:"cgroups,omitempty"`
+	// Cgroup is the name of the group below the parent, Cgroups are its paths.
+	Cgroup  string   `json:"cgroup"`
+	Cgroups []string `json:"cgroups,omitempty"`
 	Held
 }
 
