@@ -119,7 +119,9 @@ func TestF20BadLayersLeaveNothing(t *testing.T) {
 			if after := runtime.NumGoroutine(); after > before {
 				t.Errorf("%d goroutines before, %d after", before, after)
 			}
+			r.registry.mu.Lock()
 			r.registry.serve = nil
+			r.registry.mu.Unlock()
 			r.mustPull("app")
 		})
 	}
@@ -172,15 +174,22 @@ func TestF22SharedLayersAreFetchedOnce(t *testing.T) {
 	var all sync.WaitGroup
 	results := make([]Result, n)
 	errs := make([]error, n)
+	var giveUp []context.CancelFunc
 	for i := range n {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		if i%2 == 1 { // half give up
-			time.AfterFunc(20*time.Millisecond, cancel)
+		if i%2 == 1 {
+			giveUp = append(giveUp, cancel)
 		}
 		all.Go(func() { results[i], errs[i] = r.puller.Pull(ctx, Request{Name: parse(fmt.Sprintf("app:%d", i))}) })
 	}
-	time.Sleep(100 * time.Millisecond)
+	_, b := compress(t, "gzip", shared)
+	for r.waiting(digest.FromBytes(b)) < n {
+		time.Sleep(time.Millisecond)
+	}
+	for _, cancel := range giveUp {
+		cancel()
+	}
 	close(r.registry.hold)
 	all.Wait()
 	for i, err := range errs {
@@ -198,6 +207,19 @@ func TestF22SharedLayersAreFetchedOnce(t *testing.T) {
 		}
 	}
 	r.settle(0, 0)
+}
+
+// waiting is how many pulls wait for a layer.
+func (r *rig) waiting(d digest.Digest) int {
+	r.puller.fetches.mu.Lock()
+	defer r.puller.fetches.mu.Unlock()
+	f := r.puller.fetches.running[d]
+	if f == nil {
+		return 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.watch)
 }
 
 func TestF23PullAndRemoveAtOnce(t *testing.T) {
