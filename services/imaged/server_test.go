@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -113,31 +114,39 @@ func rootTar(t testing.TB) []byte {
 
 func (r *rig) load(name string, changes ...string) string {
 	r.Helper()
-	stream, err := r.images.Import(r.Context())
+	id, err := r.importArchive(rootTar(r.T), name, changes...)
 	if err != nil {
 		r.Fatal(err)
 	}
-	header := &apiv1.ImageServiceImportRequest_Header{Reference: name, Changes: changes}
-	if err := stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Header_{Header: header}}); err != nil {
-		r.Fatal(err)
+	return id
+}
+
+// importArchive sends an archive and gives the image's id.
+func (r *rig) importArchive(archive []byte, name string, changes ...string) (string, error) {
+	stream, err := r.images.Import(r.Context())
+	if err != nil {
+		return "", err
 	}
-	for b := rootTar(r.T); len(b) > 0; {
+	header := &apiv1.ImageServiceImportRequest_Header{Reference: name, Changes: changes}
+	err = stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Header_{Header: header}})
+	for b := archive; len(b) > 0 && err == nil; {
 		n := min(len(b), 100_000)
-		if err := stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Data{Data: b[:n]}}); err != nil {
-			r.Fatal(err)
-		}
+		err = stream.Send(&apiv1.ImageServiceImportRequest{Message: &apiv1.ImageServiceImportRequest_Data{Data: b[:n]}})
 		b = b[n:]
 	}
+	if err != nil && err != io.EOF { // io.EOF: the answer is waiting
+		return "", err
+	}
 	if err := stream.CloseSend(); err != nil {
-		r.Fatal(err)
+		return "", err
 	}
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			r.Fatal(err)
+			return "", err
 		}
 		if res := m.GetResult(); res != nil {
-			return res.ImageId
+			return res.ImageId, nil
 		}
 	}
 }
@@ -216,6 +225,87 @@ func TestImportPrepareRelease(t *testing.T) {
 	usage, err := r.store.Usage(ctx, &imagev1.UsageRequest{})
 	if err != nil || usage.Images != 0 || usage.Layers != 0 || usage.BlobBytes != 0 || usage.RootfsBytes != 0 {
 		t.Errorf("usage %v, %v", usage, err)
+	}
+}
+
+func TestImportCompressed(t *testing.T) {
+	r := newRig(t)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	z.Write(rootTar(t))
+	z.Close()
+	id, err := r.importArchive(zipped.Bytes(), "zipped")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := r.load("plain")
+	a, errA := r.images.Inspect(t.Context(), &apiv1.ImageServiceInspectRequest{Image: id})
+	b, errB := r.images.Inspect(t.Context(), &apiv1.ImageServiceInspectRequest{Image: plain})
+	if errA != nil || errB != nil || a.Image.Layers[0] != b.Image.Layers[0] {
+		t.Errorf("the same archive made layers %v and %v; %v, %v", a.GetImage().GetLayers(), b.GetImage().GetLayers(), errA, errB)
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	r := newRig(t)
+	var zipped, climbing bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	z.Write(rootTar(t))
+	z.Close()
+	w := tar.NewWriter(&climbing)
+	w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "../escape"})
+	w.Close()
+	for name, c := range map[string]struct {
+		archive []byte
+		change  string
+		kind    fault.Kind
+	}{
+		"garbage":       {bytes.Repeat([]byte("garbage "), 200_000), "", fault.DataLoss},
+		"cut":           {rootTar(t)[:2_000_000], "", fault.DataLoss},
+		"cut gzip":      {zipped.Bytes()[:zipped.Len()/2], "", fault.DataLoss},
+		"climbing":      {append(climbing.Bytes(), make([]byte, 1<<20)...), "", fault.DataLoss},
+		"instruction":   {rootTar(t), "RUN rm -rf /", fault.InvalidArgument},
+		"no value":      {rootTar(t), "CMD", fault.InvalidArgument},
+		"open quote":    {rootTar(t), "ENV A='x", fault.InvalidArgument},
+		"env malformed": {rootTar(t), "ENV A=1 B", fault.InvalidArgument},
+	} {
+		changes := []string{c.change}
+		if c.change == "" {
+			changes = nil
+		}
+		if _, err := r.importArchive(c.archive, "bad", changes...); !errors.Is(err, c.kind) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for range 100 { // the last one may still be tidying up
+		left, _ := filepath.Glob(filepath.Join(r.dir, "staging/*"))
+		if len(left) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, pattern := range []string{"staging/*", "blobs/*/*", "l/new.*", "l/[1-9a-z]*"} {
+		if left, _ := filepath.Glob(filepath.Join(r.dir, pattern)); len(left) != 0 {
+			t.Errorf("left %v", left)
+		}
+	}
+}
+
+func TestChanges(t *testing.T) {
+	r := newRig(t)
+	r.load("app")
+	p, err := r.rootfs.Prepare(t.Context(), &imagev1.PrepareRequest{ContainerId: containerID(1), Image: "app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"big", "new"} {
+		if err := os.WriteFile(filepath.Join(p.Rootfs.Recipe.Upper, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := r.store.Changes(t.Context(), &imagev1.ChangesRequest{ContainerId: containerID(1)})
+	if err != nil || len(got.Changes) != 2 || got.Changes[0].Kind != apiv1.FileChange_KIND_MODIFIED || got.Changes[1].Path != "/new" {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"berth/services/imaged/graph"
@@ -112,7 +113,9 @@ func (im *Importer) layer(ctx context.Context, r Request, lease *images.Lease) (
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	tee := io.TeeReader(in, out)
+	gate := &gate{w: out}
+	defer gate.shut() // after a failure the archive may still be being read
+	tee := io.TeeReader(in, gate)
 	staged, diffID, err := pull.Unpack(ctx, im.Driver, tee, im.Inflate, im.Unpack)
 	if err != nil {
 		return ocispec.Descriptor{}, "", fmt.Errorf("import: %w", err)
@@ -152,6 +155,28 @@ func sink(in *bufio.Reader, blob io.Writer) (io.WriteCloser, string, error) {
 	}
 	z, err := gzip.NewWriterLevel(blob, gzip.BestSpeed)
 	return z, ocispec.MediaTypeImageLayerGzip, err
+}
+
+// gate is a writer that can be taken away from a goroutine that still uses it.
+type gate struct {
+	mu sync.Mutex
+	w  io.Writer // nil when shut
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.w == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return g.w.Write(p)
+}
+
+// shut returns when nothing is being written any more; nothing will be.
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.w = nil
 }
 
 // keep writes through.
