@@ -165,6 +165,7 @@ func (f imageService) Pull(req *apiv1.ImageServicePullRequest, ss grpc.ServerStr
 	for i := range 3 {
 		p := &apiv1.JobProgress{Step: "pull", Item: fmt.Sprintf("layer%d", i), Status: "downloading", CurrentBytes: 10, TotalBytes: 100}
 		if err := ss.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Progress{Progress: p}}); err != nil {
+			f.pullLost <- struct{}{}
 			return err
 		}
 	}
