@@ -373,9 +373,7 @@ func TestPullProgressOfEachItemArrives(t *testing.T) {
 func TestCreateStartStopRestartRemove(t *testing.T) {
 	w := newWorld(t)
 	ctx := testContext(t)
-	spec := runSpec("sleep")
-	spec.AutoRemove = true
-	s, err := w.containers().Create(ctx, &apiv1.CreateRequest{Spec: spec})
+	s, err := w.containers().Create(ctx, &apiv1.CreateRequest{Spec: runSpec("sleep")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +388,7 @@ func TestCreateStartStopRestartRemove(t *testing.T) {
 		}
 		w.expect(counts{1, 1, 1})
 	}
-	// Restarting is not exiting, although the container is one to remove on exit.
+	// The janitor must not take the stop of a restart for an exit.
 	if _, err := w.containers().Restart(ctx, &apiv1.RestartRequest{Container: "sleep-box"}); err != nil {
 		t.Fatal(err)
 	}
@@ -399,6 +397,38 @@ func TestCreateStartStopRestartRemove(t *testing.T) {
 	if _, err := w.containers().Remove(ctx, &apiv1.RemoveRequest{Container: "sleep-box"}); !errors.Is(err, fault.FailedPrecondition) {
 		t.Errorf("removing a running one: %v", err)
 	}
+	if _, err := w.containers().Stop(ctx, &apiv1.StopRequest{Container: "sleep-box"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.counts(); got != (counts{containers: 1, rootfs: 1}) {
+		t.Errorf("after stop: %+v", got)
+	}
+	if _, err := w.containers().Stop(ctx, &apiv1.StopRequest{Container: "sleep-box"}); err != nil {
+		t.Errorf("stopping a stopped one: %v", err)
+	}
+	if _, err := w.containers().Remove(ctx, &apiv1.RemoveRequest{Container: "sleep-box"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.counts(); got != (counts{}) {
+		t.Errorf("after rm: %+v", got)
+	}
+	if _, err := w.containers().Remove(ctx, &apiv1.RemoveRequest{Container: "sleep-box"}); !errors.Is(err, fault.NotFound) {
+		t.Errorf("removing what is gone: %v", err)
+	}
+}
+
+func TestStopOfOneToRemoveOnExit(t *testing.T) {
+	w := newWorld(t)
+	ctx := testContext(t)
+	spec := runSpec("sleep")
+	spec.AutoRemove = true
+	if _, err := runOnce(ctx, w, &apiv1.RunRequest_Open{Spec: spec, Detach: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.containers().Restart(ctx, &apiv1.RestartRequest{Container: "sleep-box"}); fault.ReasonOf(err) != "REMOVED_ON_EXIT" {
+		t.Errorf("restart: %v", err)
+	}
+	w.expect(counts{1, 1, 1})
 	if _, err := w.containers().Stop(ctx, &apiv1.StopRequest{Container: "sleep-box"}); err != nil {
 		t.Fatal(err)
 	}

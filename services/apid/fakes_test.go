@@ -399,6 +399,9 @@ func (f *fakeExecd) finish(c *fakeContainer, code int32) {
 	}
 	c.state = apiv1.ContainerState_CONTAINER_STATE_EXITED
 	c.exit = &apiv1.ExitStatus{Code: code}
+	if c.spec.AutoRemove {
+		delete(f.containers, c.id)
+	}
 	close(c.exited)
 	f.emit("die", c.id)
 }

@@ -239,16 +239,32 @@ func (s *Containers) Restart(ctx context.Context, req *apiv1.RestartRequest) (*a
 			if err != nil {
 				return nil, "", err
 			}
-			if _, err = e.stop(ctx, j, &execv1.StopRequest{Container: id, Timeout: req.Timeout}); err == nil {
-				_, err = e.start(ctx, j, id)
-			}
+			err = e.restart(ctx, j, id, req)
 			unlock()
 			if err != nil {
-				e.settleSoon(ctx, id) // it may have been one to remove on exit
+				e.settleSoon(ctx, id)
 				return nil, "", err
 			}
 			return new(apiv1.RestartResponse), id, nil
 		})
+}
+
+func (e *Engine) restart(ctx context.Context, j *job.Job, id string, req *apiv1.RestartRequest) error {
+	c, err := e.inspect(ctx, id)
+	if err != nil {
+		return err
+	}
+	if c.GetSpec().GetAutoRemove() {
+		// execd forgets it, and frees its name, the moment it exits.
+		return fault.FailedPrecondition.Errorf("REMOVED_ON_EXIT", "container %s is removed when it stops, so it cannot be restarted", c.Name).
+			With("container", c.Name).
+			Hint("stop it and run it again, without --rm if it is to be restarted")
+	}
+	if _, err := e.stop(ctx, j, &execv1.StopRequest{Container: id, Timeout: req.Timeout}); err != nil {
+		return err
+	}
+	_, err = e.start(ctx, j, id)
+	return err
 }
 
 // Remove is ContainerService.Remove.
@@ -262,13 +278,18 @@ func (s *Containers) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*api
 }
 
 // remove removes the record, which is the container; the rest follows, if not
-// now then by the reconciler.
+// now then by the reconciler. The lock keeps the janitor from taking the removal
+// for an exit.
 func (e *Engine) remove(ctx context.Context, j *job.Job, req *apiv1.RemoveRequest) (id string, err error) {
+	id, unlock, err := e.own(ctx, req.Container)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	err = j.Step("execd remove", "execd", func() error {
 		ctx, cancel := context.WithTimeout(ctx, callTime)
 		defer cancel()
-		resp, err := e.Backends.Launch().Remove(ctx, &execv1.RemoveRequest{Container: req.Container, Force: req.Force})
-		id = resp.GetId()
+		_, err := e.Backends.Launch().Remove(ctx, &execv1.RemoveRequest{Container: id, Force: req.Force})
 		return err
 	})
 	if err != nil {
@@ -278,7 +299,6 @@ func (e *Engine) remove(ctx context.Context, j *job.Job, req *apiv1.RemoveReques
 	if err := pointForgotten.Hit(); err != nil {
 		return "", err
 	}
-	defer e.locks.lock(id)()
 	ctx, cancel := lasting(ctx)
 	defer cancel()
 	err = j.Step("release", "", func() error { return e.release(ctx, id, req.Volumes) })

@@ -169,17 +169,23 @@ func (s *Images) relayImport(ctx context.Context, first *apiv1.ImageServiceImpor
 			}
 		}
 	}()
-	var result *apiv1.ImageServiceImportResponse_Result
+	var last *apiv1.ImageServiceImportResponse
 	for {
 		m, err := imaged.Recv()
 		if errors.Is(err, io.EOF) {
-			return result, nil
+			// Only now: who has the result may leave, and that would look
+			// like a cancelled import.
+			if last == nil {
+				return nil, fault.Internal.Errorf("STREAM_CUT", "imaged ended the stream without a result")
+			}
+			return last.GetResult(), client.Send(last)
 		}
 		if err != nil {
 			return nil, err
 		}
-		if r := m.GetResult(); r != nil {
-			result = r
+		if m.GetResult() != nil {
+			last = m
+			continue
 		}
 		if err := client.Send(m); err != nil {
 			return nil, err

@@ -32,9 +32,10 @@ func (e *Engine) settle(ctx context.Context, id string) error {
 	c, err := e.inspect(ctx, id)
 	switch {
 	case errors.Is(err, fault.NotFound):
-		// Somebody removed the record: whoever it was releases the rest, or
-		// the reconciler does.
-		return nil
+		// execd removed the record on exit. (A job that removes one holds the
+		// lock, and has noted by now that it is gone.)
+		e.gone.add(id)
+		return e.release(ctx, id, true)
 	case err != nil:
 		return err
 	}
