@@ -10,7 +10,8 @@
 // can reach the file on the host. [Launcher.Start] makes a container from a
 // [Config] and runs its first process; [Launcher.Exec] runs another one in it.
 // Both return a [Process], which is a child of the calling process: it is waited
-// for with [Process.Wait].
+// for with [Process.Wait]. [Launcher.Prepare] does half of a Start ahead of time, for
+// those who start often.
 //
 // A Config is plain data and can be kept as JSON. What is not data, descriptors
 // and the control group, goes into [IO].
@@ -31,6 +32,7 @@
 // are [*StepError] and name the step that failed; callers branch on [ErrNotFound],
 // [ErrNotExecutable], [ErrUser], [ErrConfig].
 //
-// It needs root and Linux 3.10 or later. User namespaces need 5.12 for volumes
-// with mapped owners, 5.19 for images.
+// It needs root, a /proc, and Linux 3.10 or later; newer kernels are used for what
+// they do better, and each such use has a fallback that the tests force. Private
+// user namespaces need 5.12 for volumes with mapped owners, 5.19 for layers.
 package libcontainer

@@ -62,9 +62,10 @@ func (p *plan) giveStdioTo(pid int) error {
 // own.
 //
 // Init enters them itself, except PID, which counts for children only, and except
-// where the container has a user namespace: there the launching thread enters all
-// but the mount namespace, whose binary it still needs, and init is born in the
-// user namespace.
+// where the container has a user namespace: there init is born in that, and the
+// launching thread enters the others, because some may belong to the host. It does
+// not enter the mount namespace, which lacks the init binary, nor the cgroup
+// namespace, out of which no process can be born into a group (nsdelegate, ENOENT).
 func (p *plan) enterAll(target Target) error {
 	own := false // the container has a user namespace of its own
 	for _, kind := range ns.Kinds() {
@@ -84,7 +85,7 @@ func (p *plan) enterAll(target Target) error {
 		case same:
 		case kind == ns.User:
 			own, p.joinUser = true, fd
-		case kind == ns.PID, own && kind != ns.Mount:
+		case kind == ns.PID, own && kind != ns.Mount && kind != ns.Cgroup:
 			p.enter = append(p.enter, initproc.Join{Kind: kind, FD: fd})
 		default:
 			p.setup.Joins = append(p.setup.Joins, initproc.Join{Kind: kind, FD: p.add(fd)})

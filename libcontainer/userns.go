@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 	"berth/libcontainer/ns"
 	"berth/libcontainer/safepath"
@@ -187,7 +188,7 @@ func (p *plan) mappedOverlay(root *Root, userns int) (int, error) {
 	if err := actAs(p.userns); err != nil {
 		return -1, &StepError{"act as root of the container", err}
 	}
-	b := mount.NewBuilder(false)
+	b := mount.NewBuilder(p.setup.Force&initproc.ForceMount != 0)
 	defer b.Close()
 	tree, err := b.MappedOverlay(root, userns)
 	if err != nil {

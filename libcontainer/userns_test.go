@@ -57,27 +57,28 @@ func TestUserNamespace(t *testing.T) {
 }
 
 func TestUserNamespaceOverlay(t *testing.T) {
-	l := newLauncher(t)
-	base, dir := busybox(t), t.TempDir()
-	c := mapped(config("", "stat -c %u /bin/busybox /etc/passwd; echo more >> /etc/passwd; echo new > /new; stat -c %u /etc/passwd /new"))
-	c.Root = Root{Lower: []string{filepath.Join(dir, "layer"), base}, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), IDMap: true, Attr: mount.NoDev}
-	for _, d := range []string{"layer", "upper", "work"} {
-		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
-	}
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
-	if got := output(t, l, c, IO{}); got != "0\n0\n0\n0" {
-		t.Errorf("owners inside: %q", got)
-	}
-	for _, file := range []string{"etc/passwd", "new"} {
-		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(c.Root.Upper, file), &st); err != nil || st.Uid != 0 {
-			t.Errorf("owner of %s on the disk: %d, %v", file, st.Uid, err)
+	everyWay(t, func(t *testing.T, l *Launcher) {
+		base, dir := busybox(t), t.TempDir()
+		c := mapped(config("", "stat -c %u /bin/busybox /etc/passwd; echo more >> /etc/passwd; echo new > /new; stat -c %u /etc/passwd /new"))
+		c.Root = Root{Lower: []string{filepath.Join(dir, "layer"), base}, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), IDMap: true, Attr: mount.NoDev}
+		for _, d := range []string{"layer", "upper", "work"} {
+			must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 		}
-	}
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); string(before) != string(after) {
-		t.Error("mounts of the host changed")
-	}
+		before, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		if got := output(t, l, c, IO{}); got != "0\n0\n0\n0" {
+			t.Errorf("owners inside: %q", got)
+		}
+		for _, file := range []string{"etc/passwd", "new"} {
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join(c.Root.Upper, file), &st); err != nil || st.Uid != 0 {
+				t.Errorf("owner of %s on the disk: %d, %v", file, st.Uid, err)
+			}
+		}
+		if after, _ := os.ReadFile("/proc/self/mountinfo"); string(before) != string(after) {
+			t.Error("mounts of the host changed")
+		}
+	})
 }
 
 // TestUserNamespaceJoinNet: a network namespace of the host's, whose sysfs and

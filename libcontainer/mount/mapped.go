@@ -11,8 +11,9 @@ import (
 // them (Linux 5.19, on file systems that can). It attaches copies of the layers
 // in the staging place of the mount namespace, which must be the caller's own.
 //
-// Upper and work directory have to be on one mount, so a copy of the directory
-// they have in common stands for both.
+// The result is detached, for use in another mount namespace. Upper and work
+// directory have to be on one mount, so a copy of the directory they have in common
+// stands for both.
 func (b *Builder) MappedOverlay(r *Root, userns int) (*Tree, error) {
 	if err := b.stage.prepare(); err != nil {
 		return nil, err
@@ -37,7 +38,11 @@ func (b *Builder) MappedOverlay(r *Root, userns int) (*Tree, error) {
 		staged.Upper = place + strings.TrimPrefix(r.Upper, strings.TrimSuffix(base, "/"))
 		staged.Work = place + strings.TrimPrefix(r.Work, strings.TrimSuffix(base, "/"))
 	}
-	return b.Overlay(&staged)
+	tree, err := b.Overlay(&staged)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Detach()
 }
 
 // stageMapped attaches a mapped copy of dir in the staging place.

@@ -113,6 +113,21 @@ func IDMapFD(tree, userns int, recursive bool) error {
 	})
 }
 
+// Detach makes sure that a Tree is part of no mount namespace, not even of the
+// staging place of one, so that its descriptor can go to another process. Like
+// CopyFD it needs Linux 5.2.
+func (t *Tree) Detach() (*Tree, error) {
+	if t.staged == "" {
+		return t, nil
+	}
+	fd, err := CopyFD(t.fd, false)
+	if err != nil {
+		return nil, err
+	}
+	t.Close()
+	return &Tree{fd: fd}, nil
+}
+
 // SetAttr adds flags to a Tree.
 func (t *Tree) SetAttr(attr Attr, recursive bool) error {
 	if t.staged != "" {
