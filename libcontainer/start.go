@@ -297,9 +297,15 @@ func (t *tracer) mark(name string, start int64) {
 	t.steps = append(t.steps, Step{name, time.Duration(start - t.begin), time.Duration(monotonic() - start)})
 }
 
+// add takes over steps of init. What it did before this launch began, while it was
+// kept waiting, does not count.
 func (t *tracer) add(steps []initproc.Step) {
 	for _, s := range steps {
-		t.steps = append(t.steps, Step{s.Name, time.Duration(s.Start - t.begin), time.Duration(s.End - s.Start)})
+		if s.End < t.begin {
+			continue
+		}
+		start := max(s.Start, t.begin)
+		t.steps = append(t.steps, Step{s.Name, time.Duration(start - t.begin), time.Duration(s.End - start)})
 	}
 }
 

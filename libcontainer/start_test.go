@@ -786,6 +786,11 @@ func TestWaiting(t *testing.T) {
 	if !strings.HasPrefix(got.out, "1\nbox\nfrom stdin\n") || strings.Contains(got.out, "berth-test") {
 		t.Errorf("got %q", got.out)
 	}
+	for _, step := range got.proc.Trace {
+		if step.Start < 0 || step.Duration < 0 || step.Start+step.Duration > time.Minute {
+			t.Errorf("trace: %+v", step)
+		}
+	}
 	unused, err := l.Prepare(c.Namespaces, nil)
 	must(t, err)
 	unused.Discard()
