@@ -323,8 +323,11 @@ type fakeExecd struct {
 }
 
 func (f *fakeExecd) find(name string) *fakeContainer {
+	if c := f.containers[name]; c != nil {
+		return c
+	}
 	for _, c := range f.containers {
-		if c.id == name || c.spec.Name == name || len(name) >= 6 && strings.HasPrefix(c.id, name) {
+		if c.spec.Name == name || len(name) >= 6 && strings.HasPrefix(c.id, name) {
 			return c
 		}
 	}
