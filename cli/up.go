@@ -127,7 +127,8 @@ func (a *app) upDetached(ctx context.Context, w io.Writer) error {
 		return nil
 	}
 	logs := filepath.Join(a.root, "log")
-	if err := os.MkdirAll(logs, 0o700); err != nil {
+	// The logs are root's, but what is above them the daemons' users must pass.
+	if err := errors.Join(os.MkdirAll(a.root, 0o711), os.MkdirAll(logs, 0o700)); err != nil {
 		return err
 	}
 	logPath := filepath.Join(logs, "up.log")

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os/exec"
 	"path/filepath"
 )
 
@@ -16,7 +18,8 @@ func startBerth(o options, image string) (*peer, error) {
 	p.atEnd(func() error { return p.all(env, []string{berth, "down"}) })
 	if err := p.all(env, []string{berth, "up", "--detach"}, []string{berth, "import", image, imageName},
 		[]string{berth, "run", "-d", "--name", "sleeper", imageName, "sleep", "86400"}); err != nil {
-		return p, err
+		logs, _ := exec.Command("sh", "-c", "tail -n 3 "+o.work+"/berth/root/log/*.log").CombinedOutput()
+		return p, fmt.Errorf("%w\n%s", err, logs)
 	}
 	p.atEnd(func() error { return p.all(env, []string{berth, "rm", "-f", "sleeper"}) })
 	for name := range engineGroups() {

@@ -48,9 +48,9 @@ test_install() {
 	local files
 	cp -a install/. /
 	systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload || { fail "install the files"; return 1; }
-	files=$(systemd-analyze verify $(units socket) $(units service) 2>&1 | grep berth)
+	files=$(systemd-analyze verify --man=no $(units socket) $(units service) 2>&1 | grep berth)
 	same "systemd has nothing against the units" "$files" ""
-	same "manual page" "$(ls /usr/share/man/man1/berth.1*)" "$(ls /usr/share/man/man1/berth.1*)"
+	expect "the manual page is there" test -s /usr/share/man/man1/berth.1
 	systemctl -q enable --now $(units socket) || { fail "start the sockets"; return 1; }
 	same "only sockets are active" "$(systemctl is-active $(units service) | sort -u)" inactive
 	same "apid's socket" "$(stat -c '%U:%G %a' /run/berth/apid.sock)" "root:berth 660"
