@@ -7,13 +7,14 @@ command -v systemd-analyze >/dev/null || { echo "check-units: systemd-analyze is
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-mkdir -p "$root"/{etc,usr/libexec/berth,usr/lib/systemd,run}
+mkdir -p "$root"/{bin,etc,usr/libexec/berth,usr/lib/systemd,run}
 cp -r /usr/lib/systemd/system "$root/usr/lib/systemd/system"
 cp deploy/systemd/* "$root/usr/lib/systemd/system/"
 for d in apid imaged netd execd; do
 	printf '#!/bin/sh\n' >"$root/usr/libexec/berth/$d"
 	chmod 755 "$root/usr/libexec/berth/$d"
 done
+cp "$root/usr/libexec/berth/execd" "$root/bin/true"
 printf 'root:x:0:0::/:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\n' >"$root/etc/group"
 

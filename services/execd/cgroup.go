@@ -1,24 +1,27 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"berth/internal/config"
 	"berth/libcontainer/cgroup"
 )
 
+// containersUnit is the systemd unit that has the containers' cgroup delegated to
+// it, beside ours.
+const containersUnit = "berth-containers.service"
+
 // cgroupParent is the cgroup that containers live under: the configured one,
-// told apart by instance, at the root of each tree. On pure v2 under systemd,
-// which delegates the unit's own part of the tree to us (Delegate=yes), it is
-// there, and this process moves into a leaf of its own beside it, for a cgroup
-// whose children have controllers holds no process itself. The monitor is born
-// in that leaf.
+// told apart by instance, at the root of each tree. On pure v2 under systemd, to
+// which the tree belongs but for what it delegates (Delegate=yes), it is in the
+// cgroup of [containersUnit]. It is not in our own unit's: a cgroup whose
+// children have controllers holds no process itself (cgroups(7), "no internal
+// processes"), so systemd before 254 could start no execd as long as there are
+// containers.
 func cgroupParent(cfg *config.Config) (string, error) {
 	name := cfg.Execd.CgroupParent
 	if name == config.Default().Execd.CgroupParent {
@@ -32,19 +35,9 @@ func cgroupParent(cfg *config.Config) (string, error) {
 	if !ok || layout.Mode != cgroup.V2 || os.Getenv("INVOCATION_ID") == "" || path.IsAbs(name) {
 		return name, nil
 	}
-	unit, leaf := path.Clean(tree.Own), "daemon"
-	if path.Base(unit) == leaf {
-		unit = path.Dir(unit) // started anew in it: DelegateSubgroup=
-	}
-	if unit == "/" || !strings.HasSuffix(unit, ".service") {
-		return name, nil
-	}
-	dir := filepath.Join(tree.Mountpoint, strings.TrimPrefix(unit, tree.Root), leaf)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", fmt.Errorf("make cgroup for execd: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
-		return "", fmt.Errorf("move execd into its own cgroup: %w", err)
+	unit := path.Join(path.Dir(path.Clean(tree.Own)), containersUnit)
+	if _, err := os.Stat(filepath.Join(tree.Mountpoint, strings.TrimPrefix(unit, tree.Root))); err != nil {
+		return name, nil // not started by our unit files
 	}
 	return path.Join(unit, name), nil
 }

@@ -61,6 +61,7 @@ test_activation() {
 	expect "the first call starts the daemons" within 60 serves || return 1
 	all_active || { fail "all units are active" "$(systemctl is-active $(units service) | paste -sd' ')"; return 1; }
 	ok "all units are active"
+	contains "apid knows the kernel" "$(berth version)" "$(uname -r)"
 	berth version
 }
 
@@ -105,7 +106,10 @@ test_run() {
 	same "exec" "$(berth exec web cat /www/index.html)" "hello from a container"
 	berth exec web sh -c 'exit 42'
 	same "exec's exit code" $? 42
-	expect "it is in execd's control group" grep -q 'berth-execd.service' "/proc/$web/cgroup"
+	case $cgroup in
+	v2) expect "it is in the delegated control group" grep -q '^0::/system.slice/berth-containers.service/berth/' "/proc/$web/cgroup" ;;
+	v1) expect "it is in a memory group of its own" grep -q '^[0-9]*:memory:/berth/' "/proc/$web/cgroup" ;;
+	esac
 }
 
 test_limits() {

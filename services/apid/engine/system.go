@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"runtime"
@@ -210,10 +209,20 @@ func (s *System) DiskUsage(ctx context.Context, _ *apiv1.SystemServiceDiskUsageR
 	return &apiv1.SystemServiceDiskUsageResponse{Items: []*apiv1.SystemServiceDiskUsageResponse_Item{images, containers, volumes}}, nil
 }
 
-// kernel is the release of the running kernel.
+// kernel is the release of the running kernel. Asked by uname(2): apid's unit hides /proc/sys from it.
 func kernel() string {
-	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return string(bytes.TrimSpace(text))
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return ""
+	}
+	var release []byte
+	for _, c := range u.Release {
+		if c == 0 {
+			break
+		}
+		release = append(release, byte(c))
+	}
+	return string(release)
 }
 
 // osName is what os-release(5) calls the host.
