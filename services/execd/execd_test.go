@@ -331,8 +331,10 @@ func (e *engine) create(spec *apiv1.ContainerSpec) string {
 	return id
 }
 
-func (e *engine) startID(id string) error {
-	_, err := e.launch.Start(context.Background(), &execv1.StartRequest{Id: id, Rootfs: e.rootfs(), Network: private()})
+func (e *engine) startID(id string) error { return e.startIn(private(), id) }
+
+func (e *engine) startIn(network *networkv1.AttachResponse, id string) error {
+	_, err := e.launch.Start(context.Background(), &execv1.StartRequest{Id: id, Rootfs: e.rootfs(), Network: network})
 	return err
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"google.golang.org/grpc"
+
 	"berth/internal/account"
 	"berth/internal/daemon"
 	"berth/libcontainer/netns"
@@ -16,6 +18,9 @@ import (
 	"berth/services/execd/records"
 	"berth/services/execd/rpc"
 )
+
+// maxStreams bounds the calls that run at once.
+const maxStreams = 1 << 16
 
 // run finds the monitor's and init's binaries, and serves.
 func run(ctx context.Context, env *daemon.Env) error {
@@ -65,7 +70,11 @@ func serve(ctx context.Context, env *daemon.Env, p programs) error {
 		go func() { served <- namespaces.Serve(l) }()
 		defer func() { l.Close(); <-served }()
 	}
-	return env.Serve(ctx, daemon.ExecdSocket, daemon.ServerOptions{Timeouts: rpc.Timeouts()}, server.Register)
+	return env.Serve(ctx, daemon.ExecdSocket, daemon.ServerOptions{
+		Timeouts: rpc.Timeouts(),
+		// All attached clients of the engine come over the one connection of apid.
+		GRPC: []grpc.ServerOption{grpc.MaxConcurrentStreams(maxStreams)},
+	}, server.Register)
 }
 
 // allowNetd admits netd's user, and root.

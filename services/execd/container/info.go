@@ -19,7 +19,9 @@ type Info struct {
 	ImageID string
 	Image   *apiv1.ImageConfig
 	// Volumes are the names and targets; the sources are imaged's to know.
-	Volumes   []*apiv1.MountPoint
+	Volumes []*apiv1.MountPoint
+	// IDBase is the first host id of its user namespace; 0: it has the host's.
+	IDBase    uint32
 	CreatedBy string
 	CreatedAt time.Time
 

@@ -14,11 +14,12 @@ type Store struct {
 	mu    sync.RWMutex
 	byID  map[string]*Container
 	names map[string]string // name to id
+	bases map[uint32]string // first host id of a user namespace to id
 }
 
 // NewStore makes an empty one.
 func NewStore() *Store {
-	return &Store{byID: make(map[string]*Container), names: make(map[string]string)}
+	return &Store{byID: make(map[string]*Container), names: make(map[string]string), bases: make(map[uint32]string)}
 }
 
 var (
@@ -93,6 +94,9 @@ func (s *Store) Add(c *Container) {
 	defer s.mu.Unlock()
 	s.byID[i.ID] = c
 	s.names[i.Name] = i.ID
+	if i.IDBase != 0 {
+		s.bases[i.IDBase] = i.ID
+	}
 }
 
 // Rename moves c from its name to another, which commit records. The lock is
@@ -136,6 +140,41 @@ func (s *Store) Drop(c *Container) {
 	delete(s.byID, i.ID)
 	if s.names[i.Name] == i.ID {
 		delete(s.names, i.Name)
+	}
+	if s.bases[i.IDBase] == i.ID {
+		delete(s.bases, i.IDBase)
+	}
+}
+
+// The host ids that user namespaces get: IDCount each, from firstID up to the
+// highest that all of the kernel's interfaces take (31 bits), above what
+// /etc/login.defs hands to people and subuid(5) to theirs.
+const (
+	IDCount = 1 << 16
+	firstID = 1 << 30
+	lastID  = 1<<31 - 1
+)
+
+// ReserveIDs takes IDCount host ids for a container that nobody else has; Drop
+// or FreeIDs gives them back.
+func (s *Store) ReserveIDs(id string) (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for base := uint32(firstID); base <= lastID-IDCount+1; base += IDCount {
+		if s.bases[base] == "" {
+			s.bases[base] = id
+			return base, nil
+		}
+	}
+	return 0, fault.ResourceExhausted.Errorf("IDS_EXHAUSTED", "no user ids are left for another user namespace")
+}
+
+// FreeIDs gives ids back.
+func (s *Store) FreeIDs(id string, base uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bases[base] == id {
+		delete(s.bases, base)
 	}
 }
 

@@ -175,19 +175,25 @@ func (k *Keeper) handOver(ctx context.Context, l *link, known map[string]*second
 	}
 	k.mu.Unlock()
 	for _, s := range orphans {
-		k.kin.expect(s.state.Pid, func(status int) {
-			k.send(ctx, &wire.Message{Op: wire.OpReaped, Exit: &wire.Exit{ID: s.state.ID, Status: &status}})
-		})
 		for _, e := range s.state.Execs {
 			k.kin.expect(e.Pid, nil)
 		}
 		st := s.state
 		st.Execs = nil
-		if _, err := k.call(ctx, &wire.Message{Op: wire.OpAdopt, State: &st}, s.fds...); err != nil {
+		_, err := k.call(ctx, &wire.Message{Op: wire.OpAdopt, State: &st}, s.fds...)
+		var refused *wire.Error
+		switch {
+		case errors.As(err, &refused):
 			k.cfg.Log.Error("hand container to new monitor", "container", st.ID, "error", err)
 			k.release(st.ID)
 			k.cfg.Lost(st.ID, st.Pid, err)
+		case err != nil:
+			return // this monitor died too: its successor is handed all of them
 		}
+		// Only now: the monitor must know the container when it hears of its end.
+		k.kin.expect(st.Pid, func(status int) {
+			k.send(ctx, &wire.Message{Op: wire.OpReaped, Exit: &wire.Exit{ID: st.ID, Status: &status}})
+		})
 	}
 	if len(orphans) > 0 {
 		k.cfg.Log.Info("containers handed to a new monitor", "count", len(orphans), "pid", l.hello.Pid)

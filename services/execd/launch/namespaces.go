@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 
-	"berth/internal/fault"
 	"berth/libcontainer"
 	apiv1 "berth/proto/berth/api/v1"
 	networkv1 "berth/proto/berth/network/v1"
@@ -83,13 +82,7 @@ func checkModes(spec *apiv1.ContainerSpec) error {
 			return refuse("NAMESPACE_MODE", "%s mode %q: want private or host", field, mode)
 		}
 	}
-	switch spec.UsernsMode {
-	case "", "host":
-		return nil
-	case "private":
-		return fault.Unimplemented.Errorf("USERNS", "private user namespaces are not available yet")
-	}
-	return refuse("NAMESPACE_MODE", "userns mode %q: want host or private", spec.UsernsMode)
+	return nil
 }
 
 // hostName is the host's, for those that share its UTS or network namespace.

@@ -84,7 +84,10 @@ func (b *Builder) seccomp(option string, set caps.Set) ([]byte, error) {
 
 // Input is what a plan is made from.
 type Input struct {
-	ID      string
+	ID string
+	// IDBase is the first host id of the container's user namespace; 0: the
+	// host's.
+	IDBase  uint32
 	Spec    *apiv1.ContainerSpec
 	Image   *apiv1.ImageConfig
 	Recipe  *imagev1.MountRecipe
@@ -146,6 +149,9 @@ func (b *Builder) Check(spec *apiv1.ContainerSpec, image *apiv1.ImageConfig) err
 	if err := checkModes(spec); err != nil {
 		return err
 	}
+	if _, err := b.PrivateUsers(spec); err != nil {
+		return err
+	}
 	return CheckMounts(spec)
 }
 
@@ -180,6 +186,7 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 	if c.Namespaces, err = namespaces(in.Spec, in.Network.GetNamespace(), in.Peer); err != nil {
 		return nil, err
 	}
+	users(in, c)
 	p.KillAll = !c.Namespaces.PID.Private
 	if c.Namespaces.UTS.Private {
 		c.Hostname, c.Domainname = p.Hostname, in.Spec.Domainname
@@ -187,6 +194,7 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 	if c.Root, err = root(in.Recipe, in.Spec); err != nil {
 		return nil, err
 	}
+	c.Root.IDMap = in.IDBase != 0
 	p.Start.Parent, p.Start.Name = b.Parent, in.ID
 	if p.Start.Resources, err = Resources(in.Spec.Resources, b.Defaults.PidsLimit); err != nil {
 		return nil, err
@@ -258,6 +266,9 @@ func (b *Builder) mounts(in *Input, p *Plan) error {
 		return err
 	}
 	s.mountEtc(in.Dir, in.Spec.ReadOnly)
+	if in.IDBase != 0 {
+		s.mapUsers()
+	}
 	c.Mounts, p.Mounts = s.sorted(), s.points
 	return nil
 }

@@ -177,19 +177,33 @@ func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error
 		return nil, err
 	}
 	i := newInfo(req, name)
-	if err := m.Records.Put(i, true); err != nil {
-		m.Containers.Free(req.Id, name)
-		return nil, err
+	err = m.reserveIDs(i)
+	if err == nil {
+		err = m.Records.Put(i, true)
 	}
-	if err := recorded.Hit(); err != nil {
-		m.Records.Delete(i)
-		m.Containers.Free(req.Id, name)
+	if err == nil {
+		if err = recorded.Hit(); err != nil {
+			m.Records.Delete(i)
+		}
+	}
+	if err != nil {
+		m.Containers.Free(i.ID, i.Name)
+		m.Containers.FreeIDs(i.ID, i.IDBase)
 		return nil, err
 	}
 	c := container.New(i, m.persist)
 	m.Containers.Add(c)
 	m.Events.Emit("create", i.ID, attributes(i))
 	return c, nil
+}
+
+// reserveIDs is for a container with a user namespace of its own.
+func (m *Manager) reserveIDs(i *container.Info) (err error) {
+	private, err := m.Builder.PrivateUsers(i.Spec)
+	if private && err == nil {
+		i.IDBase, err = m.Containers.ReserveIDs(i.ID)
+	}
+	return err
 }
 
 func newInfo(req *execv1.CreateRequest, name string) *container.Info {

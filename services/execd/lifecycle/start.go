@@ -89,7 +89,7 @@ func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, 
 	}
 	os.Remove(dir + "/" + monitor.ExitFile)
 	plan, err := m.Builder.Build(&launch.Input{
-		ID: i.ID, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
+		ID: i.ID, IDBase: i.IDBase, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
 		Network: g.Network, Dir: dir, Peer: m.peer,
 	})
 	if err != nil {

@@ -107,6 +107,7 @@ type record struct {
 	CreatedAt time.Time       `json:"created"`
 	CreatedBy string          `json:"by,omitempty"`
 	ImageID   string          `json:"image_id,omitempty"`
+	IDBase    uint32          `json:"id_base,omitempty"`
 	// Message is an api.v1.Container with what is the same there.
 	Message   []byte                `json:"message"`
 	Image     []byte                `json:"image,omitempty"`
@@ -124,7 +125,7 @@ type record struct {
 func encode(i *container.Info) ([]byte, error) {
 	r := record{
 		Version: version, ID: i.ID, Name: i.Name, State: i.State, CreatedAt: i.CreatedAt, CreatedBy: i.CreatedBy,
-		ImageID: i.ImageID, Pid: i.Pid, StartedAt: i.StartedAt, Cgroup: i.Cgroup, Cgroups: i.Cgroups, Exit: i.Exit, Runs: i.Runs,
+		ImageID: i.ImageID, IDBase: i.IDBase, Pid: i.Pid, StartedAt: i.StartedAt, Cgroup: i.Cgroup, Cgroups: i.Cgroups, Exit: i.Exit, Runs: i.Runs,
 		Stopped: i.Stopped,
 	}
 	var errs [4]error
@@ -156,7 +157,7 @@ func decode(b []byte) (*container.Info, error) {
 	var c, volumes apiv1.Container
 	i := &container.Info{
 		ID: r.ID, Name: r.Name, State: r.State, CreatedAt: r.CreatedAt, CreatedBy: r.CreatedBy, ImageID: r.ImageID,
-		Pid: r.Pid, StartedAt: r.StartedAt, Cgroup: r.Cgroup, Cgroups: r.Cgroups, Exit: r.Exit, Runs: r.Runs, Stopped: r.Stopped,
+		IDBase: r.IDBase, Pid: r.Pid, StartedAt: r.StartedAt, Cgroup: r.Cgroup, Cgroups: r.Cgroups, Exit: r.Exit, Runs: r.Runs, Stopped: r.Stopped,
 	}
 	err := errors.Join(proto.Unmarshal(r.Message, &c), proto.Unmarshal(r.Volumes, &volumes))
 	if r.Image != nil {
