@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/signal"
+	"golang.org/x/sys/unix"
 
 	"berth/internal/config"
 	"berth/internal/fault"
@@ -209,8 +210,13 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 		c.Masked, c.ReadOnly = libcontainer.DefaultMasked(), libcontainer.DefaultReadOnly()
 	}
 	c.Sysctls = sysctls(in)
-	c.Command, err = b.command(in, p)
-	return p, err
+	if c.Command, err = b.command(in, p); err != nil {
+		return nil, err
+	}
+	if c.Command.Caps&caps.Of(unix.CAP_MKNOD) != 0 {
+		p.Start.Resources.Devices = makeNodes(p.Start.Resources.Devices)
+	}
+	return p, nil
 }
 
 // identity fills in what the command is and how it is called.
