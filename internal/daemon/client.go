@@ -16,11 +16,11 @@ import (
 )
 
 // Dial makes the one long-lived connection to another daemon's socket. It does
-// not wait: while the peer is away calls fail with fault.Unavailable within a
-// second (at once if nobody listens, and after connectPatience if somebody
-// holds the socket open without serving it), and when it is back they work
-// again within half a second. Errors are faults; the request id in a call's
-// context goes along.
+// not wait. While nobody listens there calls fail with fault.Unavailable at
+// once, and when the peer is back they work again within half a second. While
+// somebody holds the socket open without serving it (systemd or "berth up", whose
+// daemon is just starting again) calls wait for it, for connectPatience at most.
+// Errors are faults; the request id in a call's context goes along.
 func Dial(path string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+path, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket in a directory of ours
@@ -41,7 +41,8 @@ func Dial(path string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	}, opts...)...)
 }
 
-const connectPatience = 800 * time.Millisecond
+// connectPatience is for a busy machine: a second is not enough there.
+const connectPatience = 5 * time.Second
 
 // WatchConn keeps conn connected and calls f with true whenever it has become
 // usable and false when it no longer is, until ctx is done.

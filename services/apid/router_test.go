@@ -249,6 +249,17 @@ func TestF06AbsentBackends(t *testing.T) {
 	w.netd.stop()
 	w.execd.stop()
 	check("gone")
+
+	// Dead, while whoever started them holds their sockets.
+	for _, f := range []*server{&w.imaged.server, &w.netd.server, &w.execd.server} {
+		os.Remove(f.path)
+		l, err := net.Listen("unix", f.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	check("held")
 }
 
 // A daemon that hangs: it accepts connections and says nothing any more.

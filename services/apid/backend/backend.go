@@ -119,9 +119,14 @@ const (
 	probeTime = 450 * time.Millisecond
 
 	// Later questions are rarer and kinder: a daemon that has answered once is
-	// alive, and a busy machine may be slow.
+	// alive.
 	laterPatience  = 5 * time.Second
 	laterProbeTime = 3 * time.Second
+
+	// On a machine so busy that our own timers are late by more than lateness,
+	// no answer says nothing: we ask again, up to excuses times.
+	lateness = 50 * time.Millisecond
+	excuses  = 10
 )
 
 func (b *Backend) away(cause error) error {
@@ -161,7 +166,9 @@ type guard struct {
 
 	mu      sync.Mutex
 	timer   *time.Timer
+	due     time.Time // when timer should fire
 	limit   time.Duration
+	excused int
 	stopped bool
 }
 
@@ -173,24 +180,38 @@ func (b *Backend) guard(ctx context.Context) *guard {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.due = time.Now().Add(patience)
 	g.timer = time.AfterFunc(patience, g.probe)
 	return g
 }
 
 func (g *guard) probe() {
-	ctx, done := context.WithTimeout(context.WithValue(g.ctx, probeKey{}, true), g.limit)
+	g.mu.Lock()
+	limit, due := g.limit, g.due
+	g.mu.Unlock()
+	ctx, done := context.WithTimeout(context.WithValue(g.ctx, probeKey{}, true), limit)
 	_, err := healthv1.NewHealthClient(g.backend.Conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	done()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	silent := errors.Is(err, fault.DeadlineExceeded)
 	switch {
 	case g.stopped:
-	case errors.Is(err, fault.DeadlineExceeded), errors.Is(err, fault.Unavailable):
+	case silent && time.Since(due) > limit+lateness && g.excused < excuses:
+		g.excused++
+		g.again(0)
+	case silent, errors.Is(err, fault.Unavailable):
 		g.cancel(&hungError{err})
 	default:
 		g.limit = laterProbeTime
-		g.timer.Reset(laterPatience)
+		g.again(laterPatience)
 	}
+}
+
+// again needs mu.
+func (g *guard) again(in time.Duration) {
+	g.due = time.Now().Add(in)
+	g.timer.Reset(in)
 }
 
 // stop asks no more; release ends the context as well.
