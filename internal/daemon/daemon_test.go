@@ -267,8 +267,8 @@ func TestFaultPointsAreListedAndArmed(t *testing.T) {
 		t.Errorf("list: %v\n%s", err, out)
 	}
 	cmd = exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"=main", faultpoint.Env+"=nosuch=kill")
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), `"nosuch"`) {
+	cmd.Env = append(os.Environ(), childEnv+"=main", faultpoint.Env+"=testd.nosuch=kill")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), `"testd.nosuch"`) {
 		t.Errorf("unknown point: %v\n%s", err, out)
 	}
 }

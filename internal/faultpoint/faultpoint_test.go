@@ -73,7 +73,10 @@ func TestKillEndsTheProcess(t *testing.T) {
 
 func TestArmRefuses(t *testing.T) {
 	t.Cleanup(Reset)
-	for _, spec := range []string{"nope=kill", "test.point", "test.point=explode", "test.point=0*kill",
+	if err := Arm("otherd.point=kill"); err != nil {
+		t.Errorf("another daemon's point: %v", err)
+	}
+	for _, spec := range []string{"nope=kill", "test.nope=kill", "test.point", "test.point=explode", "test.point=0*kill",
 		"test.point=x*kill", "test.point=delay:x", "test.other=error;test.point="} {
 		if err := Arm(spec); err == nil {
 			t.Errorf("Arm(%q) accepted", spec)
