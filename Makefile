@@ -83,6 +83,10 @@ GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 generate: $(GENERATORS) ## generate Go from proto/
 	PATH=$(TOOLS):$$PATH buf generate
 
+.PHONY: docs
+docs: ## bring what is generated from code in the documents up to date
+	go test ./test/structure -update
+
 .PHONY: check-generate
 check-generate: $(GENERATORS) ## fail when the generated code is not what proto/ gives
 	@scripts/check-generate.sh $(TOOLS)

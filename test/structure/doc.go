@@ -6,5 +6,5 @@
 //
 // After a change to what a document is generated from:
 //
-//	go test ./test/structure -update
+//	make docs
 package structure

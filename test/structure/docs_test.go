@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/libcontainer"
+	"berth/libcontainer/caps"
 )
 
 var update = flag.Bool("update", false, "write the generated parts of documents instead of comparing them")
@@ -49,7 +51,7 @@ func generated(t *testing.T, document, name, want string) {
 		}
 		return
 	}
-	t.Errorf("%s: the generated part %q is out of date; run: go test ./test/structure -update\nwant:\n%s", document, name, want)
+	t.Errorf("%s: the generated part %q is out of date; run: make docs\nwant:\n%s", document, name, want)
 }
 
 // TestConfigurationDocs: docs/configuration.md lists every key that package
@@ -292,4 +294,103 @@ func documents(t *testing.T) []string {
 		t.Fatalf("no documents: %v", err)
 	}
 	return append(top, docs...)
+}
+
+var commandUse = regexp.MustCompile(`Use:\s+"([a-z]+)`)
+
+// TestCommandsInDocs: docs/cli.md names every command that the CLI has.
+func TestCommandsInDocs(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/cli.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, err := filepath.Glob(filepath.Join(root, "cli/*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range sources {
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range commandUse.FindAllStringSubmatch(string(source), -1) {
+			found++
+			if !regexp.MustCompile("`[^`\n]*\\b" + m[1] + "\\b[^`\n]*`").Match(text) {
+				t.Errorf("docs/cli.md does not name the command %q of %s", m[1], filepath.Base(name))
+			}
+		}
+	}
+	if found < 20 {
+		t.Fatalf("only %d commands found in cli/", found)
+	}
+}
+
+// TestPrivilegesInDocs: docs/security.md says what containers and daemons may
+// do; this compares it with what they may.
+func TestPrivilegesInDocs(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/security.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := func(first string) string {
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "| "+first+" |") {
+				return line
+			}
+		}
+		t.Fatalf("docs/security.md has no row %q", first)
+		return ""
+	}
+	names := caps.Default.Names()
+	line := row("capabilities")
+	for _, n := range names {
+		if !strings.Contains(line, strings.TrimPrefix(n, "CAP_")) {
+			t.Errorf("docs/security.md does not list the capability %s of containers", n)
+		}
+	}
+	if !strings.Contains(line, fmt.Sprintf(" %d: ", len(names))) {
+		t.Errorf("docs/security.md does not say that containers have %d capabilities", len(names))
+	}
+	for _, p := range libcontainer.DefaultReadOnly() {
+		if last := p[strings.LastIndex(p, "/")+1:]; !strings.Contains(row("read-only"), last) {
+			t.Errorf("docs/security.md does not list %s as read-only", p)
+		}
+	}
+	for _, p := range libcontainer.DefaultMasked() {
+		if last := p[strings.LastIndex(p, "/")+1:]; strings.HasPrefix(p, "/proc/") && !strings.Contains(row("hidden"), last) {
+			t.Errorf("docs/security.md does not list %s as hidden", p)
+		}
+	}
+	for _, daemon := range []string{"imaged", "netd"} {
+		for _, c := range keptCapabilities(t, daemon) {
+			if !strings.Contains(row(daemon), c) {
+				t.Errorf("docs/security.md does not say that %s keeps %s", daemon, c)
+			}
+		}
+	}
+	if lost := keptCapabilities(t, "execd"); !strings.Contains(row("execd"), fmt.Sprintf("without %d capabilities", len(lost))) {
+		t.Errorf("docs/security.md does not say that execd gives up %d capabilities", len(lost))
+	}
+}
+
+var capabilityList = regexp.MustCompile(`(?s)(?:Keep|Lose):\s+\[\]string\{(.*?)\}`)
+
+// keptCapabilities are those in the Spec of a daemon's main.go: what it keeps,
+// or what it gives up if it runs as root.
+func keptCapabilities(t *testing.T, daemon string) []string {
+	t.Helper()
+	source, err := os.ReadFile(filepath.Join(root, "services", daemon, "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := capabilityList.FindSubmatch(source)
+	if m == nil {
+		t.Fatalf("services/%s/main.go names no capabilities", daemon)
+	}
+	var list []string
+	for _, quoted := range regexp.MustCompile(`"([A-Z_]+)"`).FindAllSubmatch(m[1], -1) {
+		list = append(list, string(quoted[1]))
+	}
+	return list
 }
