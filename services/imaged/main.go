@@ -43,10 +43,9 @@ func main() {
 		User:    account.Imaged,
 		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD"},
 		Sockets: []daemon.Socket{{Name: daemon.ImagedSocket}},
-		// Users mapped into containers must be able to traverse to their files;
-		// the directories with secrets in them are 0700 themselves.
-		StateMode: 0o711,
-		Run:       run,
+		// The state directory is 0700: layers hold set-user-id programs that
+		// nobody on the host may reach. Who mounts them is root.
+		Run: run,
 	})
 }
 
