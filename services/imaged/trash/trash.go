@@ -56,7 +56,12 @@ func (c *Can) Throw(path string) error {
 	return nil
 }
 
-// Close waits for the deletion under way, leaving the rest to the next start.
+// closePatience is how long Close goes on emptying the can. A daemon that stops
+// should not leave work behind, nor keep the host from shutting down.
+const closePatience = 5 * time.Second
+
+// Close ends the deleting once the can is empty or some seconds are over, and
+// the tree under way is gone; the rest is left to the next start.
 func (c *Can) Close() {
 	close(c.stop)
 	c.done.Wait()
@@ -68,7 +73,7 @@ func (c *Can) run(old []os.DirEntry) {
 	for _, e := range old {
 		select {
 		case <-c.stop:
-			return
+			return // they have waited for a start before
 		default:
 			c.delete(filepath.Join(c.dir, e.Name()))
 		}
@@ -76,9 +81,22 @@ func (c *Can) run(old []os.DirEntry) {
 	for {
 		select {
 		case <-c.stop:
+			c.drain(time.Now().Add(closePatience))
 			return
 		case path := <-c.pending:
 			c.delete(path)
+		}
+	}
+}
+
+// drain deletes what is waiting, until there is nothing more or it is late.
+func (c *Can) drain(deadline time.Time) {
+	for time.Now().Before(deadline) {
+		select {
+		case path := <-c.pending:
+			c.delete(path)
+		default:
+			return
 		}
 	}
 }
