@@ -817,3 +817,55 @@ func BenchmarkRun(b *testing.B) {
 		}
 	}
 }
+
+// Clients that leave at any moment cost nothing afterwards.
+func TestS28NothingStaysOfClientsThatLeft(t *testing.T) {
+	w := newWorld(t)
+	system := apiv1.NewSystemServiceClient(w.conn)
+	goroutines := func() int64 {
+		resp, err := system.GetDaemonInfo(testContext(t), new(apiv1.SystemServiceGetDaemonInfoRequest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Info.Counters["goroutines"]
+	}
+	round := func(n int) {
+		for i := range n {
+			ctx, leave := context.WithTimeout(context.Background(), time.Duration(i%12)*time.Millisecond)
+			spec := runSpec([]string{"echo", "false", "flood", "missing"}[i%4])
+			spec.Name, spec.AutoRemove = "", true
+			if s, err := openRun(ctx, w, &apiv1.RunRequest_Open{Spec: spec, Attach: &apiv1.AttachOptions{Stdin: true}}); err == nil {
+				s.Recv()
+				s.Recv()
+			}
+			w.containers().Inspect(ctx, &apiv1.InspectRequest{Container: "nope"})
+			if s, err := w.containers().Exec(ctx); err == nil {
+				s.Send(&apiv1.ExecRequest{Message: &apiv1.ExecRequest_Stdin{Stdin: []byte("x")}})
+				s.Recv()
+			}
+			if s, err := apiv1.NewEventServiceClient(w.conn).Watch(ctx, new(apiv1.EventServiceWatchRequest)); err == nil && i%8 == 0 {
+				s.Recv()
+			}
+			leave()
+		}
+	}
+	round(20)
+	time.Sleep(300 * time.Millisecond)
+	base := goroutines()
+	round(120)
+	w.eventually(fmt.Sprintf("about %d goroutines", base), func() (string, bool) {
+		now := goroutines()
+		return fmt.Sprint(now), now < base+20
+	})
+	// Those that had started go on; when they end nothing is left.
+	w.execd.mu.Lock()
+	var running []*fakeContainer
+	for _, c := range w.execd.containers {
+		running = append(running, c)
+	}
+	w.execd.mu.Unlock()
+	for _, c := range running {
+		w.execd.finish(c, 0)
+	}
+	w.expect(counts{})
+}
