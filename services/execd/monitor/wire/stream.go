@@ -10,8 +10,10 @@ import (
 	"syscall"
 )
 
-// MaxChunk is the most data a stream packet carries.
-const MaxChunk = 32 << 10
+// MaxChunk is the most data a stream packet carries. As a gRPC message it has to
+// stay below 32 KiB: the next larger buffers of grpc-go's pool have 1 MiB, and a
+// client that does not read would hold several.
+const MaxChunk = 32<<10 - 256
 
 // Kind is the first byte of a stream packet.
 type Kind byte
