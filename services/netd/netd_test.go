@@ -101,6 +101,27 @@ func TestPublishedPorts(t *testing.T) {
 	}
 }
 
+// A range of ports is many ports.
+func TestManyPorts(t *testing.T) {
+	r := newRig(t)
+	spec := &apiv1.NetworkSpec{}
+	const many = 2000
+	for i := range uint32(many) {
+		spec.Ports = append(spec.Ports, tcp(10000+i, 10000+i))
+	}
+	begin := time.Now()
+	c := r.attach("many", spec)
+	t.Logf("%d ports attached in %v", many, time.Since(begin))
+	r.serveTCP(c.ns, 11999, "last")
+	r.reach(r.outside, "tcp4", hostIP.String()+":11999", "last")
+	r.killNetd()
+	r.startNetd()
+	begin = time.Now()
+	r.detach("many")
+	t.Logf("and detached in %v", time.Since(begin))
+	r.refuse(nil, "tcp4", "127.0.0.1:11999")
+}
+
 // TestS37 and S40: nothing but what is published, to those it is published to.
 func TestS37PortsOpenTooFar(t *testing.T) {
 	r := newRig(t)
@@ -296,6 +317,8 @@ func TestRefusals(t *testing.T) {
 		"address not here":    {&apiv1.NetworkSpec{Ports: []*apiv1.PortMapping{{HostIp: "203.0.113.1", HostPort: 1, ContainerPort: 1}}}, fault.InvalidArgument},
 		"ip of another world": {&apiv1.NetworkSpec{Ip: "203.0.113.1"}, fault.InvalidArgument},
 		"gateway's ip":        {&apiv1.NetworkSpec{Ip: "10.88.0.1"}, fault.AlreadyExists},
+		"dns of two lines":    {&apiv1.NetworkSpec{Dns: []string{"1.1.1.1\nsearch evil"}}, fault.InvalidArgument},
+		"search with a space": {&apiv1.NetworkSpec{DnsSearch: []string{"a b"}}, fault.InvalidArgument},
 		"bad extra host":      {&apiv1.NetworkSpec{ExtraHosts: []string{"x:y"}}, fault.InvalidArgument},
 	} {
 		if _, err := r.tryAttach("x", c.spec); !errors.Is(err, c.kind) {
@@ -310,6 +333,7 @@ func TestModesAndNames(t *testing.T) {
 		"host":        networkv1.Namespace_KIND_HOST,
 		"none":        networkv1.Namespace_KIND_PRIVATE,
 		"container:x": networkv1.Namespace_KIND_CONTAINER,
+		"default":     networkv1.Namespace_KIND_HELD,
 		"bridge":      networkv1.Namespace_KIND_HELD,
 	} {
 		c := r.attach("c", &apiv1.NetworkSpec{Mode: mode})
@@ -612,7 +636,8 @@ func TestUserNetworks(t *testing.T) {
 	if err := create(&apiv1.NetworkServiceCreateRequest{Name: "x", Subnet: "10.89.77.128/25"}); !errors.Is(err, fault.AlreadyExists) {
 		t.Errorf("a subnet twice: %v", err)
 	}
-	front, back := r.attach("f", &apiv1.NetworkSpec{Mode: "front"}), r.attach("b", &apiv1.NetworkSpec{Mode: "back"})
+	front := r.attach("f", &apiv1.NetworkSpec{Mode: "front", Ports: []*apiv1.PortMapping{tcp(8080, 80)}})
+	back := r.attach("b", &apiv1.NetworkSpec{Mode: "back", Ports: []*apiv1.PortMapping{tcp(8081, 80)}})
 	back2, plain := r.attach("b2", &apiv1.NetworkSpec{Mode: "back"}), r.attach("p", nil)
 	for _, c := range []*container{front, back, plain} {
 		r.serveTCP(c.ns, 80, c.id)
@@ -624,6 +649,12 @@ func TestUserNetworks(t *testing.T) {
 	r.refuse(back.ns, "tcp4", front.ip.String()+":80")
 	r.reach(front.ns, "tcp4", outsideIP.String()+":9000", "outside")
 	r.refuse(back.ns, "tcp4", outsideIP.String()+":9000")
+	r.reach(r.outside, "tcp4", hostIP.String()+":8080", "f")
+	r.reach(plain.ns, "tcp4", hostIP.String()+":8080", "f")
+	r.refuse(back.ns, "tcp4", hostIP.String()+":8080")   // out of an internal network by a published port
+	r.refuse(r.outside, "tcp4", hostIP.String()+":8081") // and into one
+	r.reach(nil, "tcp4", "127.0.0.1:8081", "b")          // but the host itself may
+	r.reach(back2.ns, "tcp4", "10.89.77.1:8081", "b")    // and its neighbours
 
 	remove := func(name string) error {
 		_, err := r.networks.Remove(ctx, &apiv1.NetworkServiceRemoveRequest{Network: name})

@@ -235,3 +235,17 @@ func (s *networkServer) Prune(_ context.Context, r *apiv1.NetworkServicePruneReq
 	}
 	return resp, nil
 }
+
+// errConnect is the answer to what this build cannot do yet.
+var errConnect = fault.Unimplemented.Errorf("NO_CONNECT", "a container's networks cannot be changed while it exists").
+	Hint("make it anew with --network")
+
+// Connect implements NetworkService.
+func (s *networkServer) Connect(context.Context, *apiv1.NetworkServiceConnectRequest) (*apiv1.NetworkServiceConnectResponse, error) {
+	return nil, errConnect
+}
+
+// Disconnect implements NetworkService.
+func (s *networkServer) Disconnect(context.Context, *apiv1.NetworkServiceDisconnectRequest) (*apiv1.NetworkServiceDisconnectResponse, error) {
+	return nil, errConnect
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -46,6 +47,12 @@ func (s *endpointServer) Attach(ctx context.Context, r *networkv1.AttachRequest)
 		return nil, fault.InvalidArgument.Errorf("MISSING_FIELD", "container_id is missing")
 	}
 	mode := cmp.Or(r.GetNetwork().GetMode(), network.Default)
+	if mode == "default" { // as Docker also calls it
+		mode = network.Default
+	}
+	if err := checkDNS(r.GetNetwork()); err != nil {
+		return nil, err
+	}
 	if of, shared := strings.CutPrefix(mode, "container:"); shared {
 		return s.withoutEndpoint(r, networkv1.Namespace_KIND_CONTAINER, of)
 	}
@@ -203,6 +210,21 @@ func (s *server) dns(spec *apiv1.NetworkSpec, onHost bool) *networkv1.DnsConfig 
 	configured := dns.Settings{Nameservers: s.env.Config.Netd.DNS, Search: s.env.Config.Netd.DNSSearch}
 	merged := asked.Over(configured.Over(dns.Host(onHost)))
 	return &networkv1.DnsConfig{Nameservers: merged.Nameservers, Search: merged.Search, Options: merged.Options}
+}
+
+// checkDNS refuses what would become more than one word of resolv.conf.
+func checkDNS(spec *apiv1.NetworkSpec) error {
+	for _, server := range spec.GetDns() {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return fault.InvalidArgument.Errorf("BAD_DNS", "dns server %q is not an IP address", server).With("dns", server)
+		}
+	}
+	for _, word := range slices.Concat(spec.GetDnsSearch(), spec.GetDnsOptions()) {
+		if word == "" || strings.ContainsAny(word, " \t\r\n;#") {
+			return fault.InvalidArgument.Errorf("BAD_DNS", "dns search domain or option %q is not one word", word).With("dns", word)
+		}
+	}
+	return nil
 }
 
 // hostLines turns "name:address" into lines of /etc/hosts. The address

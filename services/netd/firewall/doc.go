@@ -16,7 +16,8 @@
 //	  chain loopback     (raw)          127.0.0.0/8 from any interface but lo is forged: drop
 //	  chain prerouting   (nat)          what is addressed to this host itself and published: dnat
 //	  chain output       (nat)          the same for the host's own programs, 127.0.0.1 included
-//	  chain forward      (filter)       towards a bridge: replies, same bridge, published; else drop
+//	  chain forward      (filter)       within a bridge: accept; internal: drop; towards a bridge:
+//	  chain to_container                replies and what is published; else drop
 //	  chain postrouting  (nat)          leaving a subnet, from 127/8, or hairpinned: masquerade
 //
 //	table bridge berth

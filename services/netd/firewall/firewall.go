@@ -14,7 +14,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 )
 
 // Network is what the rules know of a network.
@@ -59,7 +58,7 @@ type Elements struct {
 // remembers what they should be, so that they can be repaired. Its methods may
 // be called from any goroutine.
 type Firewall struct {
-	conn       *nftables.Conn
+	conn, dump *socket // for transactions, and for looking
 	portPrefix string
 
 	table, bridgeTable *nftables.Table
@@ -81,14 +80,18 @@ const chainToContainer = "to_container"
 // names start with portPrefix. Nothing is changed before [Firewall.Rebuild].
 // netns is a descriptor of the namespace to act on; 0: the caller's.
 func New(name, portPrefix string, netns int) (*Firewall, error) {
-	// A transaction is one sendmsg(2): 10,000 published ports are some 600 KiB.
-	roomy := func(c *netlink.Conn) error { return c.SetWriteBuffer(16 << 20) }
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(roomy))
+	conn, err := openSocket(netns)
 	if err != nil {
-		return nil, fmt.Errorf("open nftables socket: %w", err)
+		return nil, err
+	}
+	dump, err := openSocket(netns)
+	if err != nil {
+		conn.CloseLasting()
+		return nil, err
 	}
 	f := &Firewall{
 		conn:        conn,
+		dump:        dump,
 		portPrefix:  portPrefix,
 		table:       &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4},
 		bridgeTable: &nftables.Table{Name: name, Family: nftables.TableFamilyBridge},
@@ -119,7 +122,10 @@ func (f *Firewall) newSet(name string, s nftables.Set) *nftables.Set {
 }
 
 // Close closes the netlink socket; the rules stay.
-func (f *Firewall) Close() error { return f.conn.CloseLasting() }
+func (f *Firewall) Close() error { return errors.Join(f.conn.CloseLasting(), f.dump.CloseLasting()) }
+
+// flush sends what is queued as one transaction.
+func (f *Firewall) flush() error { return f.conn.exchange(f.conn.Flush) }
 
 // Update adds and removes elements in one transaction. What is there already,
 // or gone already, is fine. Should the kernel's tables have been tampered with,
@@ -142,7 +148,7 @@ func (f *Firewall) Update(add, remove Elements) error {
 			f.elements(s, fresh, f.conn.SetAddElements)
 		}
 	})
-	if !changed || f.conn.Flush() == nil {
+	if !changed || f.flush() == nil {
 		return nil
 	}
 	if err := f.rebuild(); err != nil {
@@ -345,7 +351,11 @@ func (f *Firewall) exchange() error {
 		}
 		missing := maps.Clone(want)
 		var stale []element
-		have, err := f.conn.GetSetElements(s)
+		var have []element
+		err := f.dump.exchange(func() (err error) {
+			have, err = f.dump.GetSetElements(s)
+			return err
+		})
 		if err != nil {
 			have = nil // no such set yet; had it another reason, the transaction will meet it too
 		}
@@ -360,7 +370,7 @@ func (f *Firewall) exchange() error {
 		f.elements(s, stale, f.conn.SetDeleteElements)
 		f.elements(s, sorted(missing), f.conn.SetAddElements)
 	}
-	return f.conn.Flush()
+	return f.flush()
 }
 
 // startOver deletes the tables and writes them anew.
@@ -376,7 +386,7 @@ func (f *Firewall) startOver() error {
 			f.elements(s, sorted(want), f.conn.SetAddElements)
 		}
 	}
-	return f.conn.Flush()
+	return f.flush()
 }
 
 // Remove deletes the tables; for an engine that is uninstalled, and for tests.
@@ -387,7 +397,7 @@ func (f *Firewall) Remove() error {
 		f.conn.AddTable(t)
 		f.conn.DelTable(t)
 	}
-	return f.conn.Flush()
+	return f.flush()
 }
 
 func (f *Firewall) tables() []*nftables.Table {

@@ -81,21 +81,24 @@ func (f *Firewall) dnatRules() [][]expr.Any {
 }
 
 // forwardRules hold the default: nobody outside reaches a container but through
-// a published port, whatever routes they set up.
+// a published port, whatever routes they set up. From and to an internal network
+// nothing passes at all; a port published there is for the host itself.
 func (f *Firewall) forwardRules() [][]expr.Any {
+	sameBridge := statement{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg + 1},
+	}
 	return [][]expr.Any{
-		rule(oifname(), in(f.bridges), statement{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainToContainer}}),
+		rule(sameBridge, in(f.pairs), accept()),
 		rule(iifname(reg), in(f.internal), drop()),
+		rule(oifname(), in(f.internal), drop()),
+		rule(oifname(), in(f.bridges), statement{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainToContainer}}),
 	}
 }
 
 func (f *Firewall) toContainerRules() [][]expr.Any {
 	return [][]expr.Any{
 		rule(conntrack(expr.CtKeySTATE, ctEstablishedRelated), accept()),
-		rule(statement{
-			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
-			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg + 1},
-		}, in(f.pairs), accept()),
 		rule(conntrack(expr.CtKeySTATUS, ctStatusDNAT), accept()),
 		rule(drop()),
 	}

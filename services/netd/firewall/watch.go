@@ -63,7 +63,11 @@ func (f *Firewall) intact() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.chains() {
-		rules, err := f.conn.GetRules(c.Table, c.Chain)
+		var rules []*nftables.Rule
+		err := f.dump.exchange(func() (err error) {
+			rules, err = f.dump.GetRules(c.Table, c.Chain)
+			return err
+		})
 		if err != nil || len(rules) != len(c.rules) {
 			return false
 		}
@@ -99,8 +103,12 @@ func (f *Firewall) ForeignDrops() ([]string, error) {
 	return found, nil
 }
 
-func (f *Firewall) listChains(family nftables.TableFamily) ([]*nftables.Chain, error) {
+func (f *Firewall) listChains(family nftables.TableFamily) (list []*nftables.Chain, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.conn.ListChainsOfTableFamily(family)
+	err = f.dump.exchange(func() (err error) {
+		list, err = f.dump.ListChainsOfTableFamily(family)
+		return err
+	})
+	return list, err
 }
