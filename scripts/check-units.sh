@@ -14,7 +14,7 @@ for d in apid imaged netd execd; do
 	printf '#!/bin/sh\n' >"$root/usr/libexec/berth/$d"
 	chmod 755 "$root/usr/libexec/berth/$d"
 done
-cp "$root/usr/libexec/berth/execd" "$root/bin/true"
+cp "$root/usr/libexec/berth/execd" "$root/bin/sh"
 printf 'root:x:0:0::/:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\n' >"$root/etc/group"
 

@@ -174,12 +174,17 @@ test_stop() {
 }
 
 test_check() {
-	local out
-	out=$(berth check 2>&1)
-	same "berth check says that this host will do" $? 0
-	contains "it names the control groups" "$out" "cgroup $cgroup"
-	contains "and AppArmor" "$out" AppArmor
-	[ $failures = 0 ] || echo "$out"
+	local found feature
+	found() { sed -n "s/^$1|//p" <<<"$found"; }
+	found=$(berth check --format '{{.Feature}}|{{.Have}} {{.Detail}}')
+	same "berth check: this host will do" $? 0
+	same "it sees the layout of control groups" "$(found cgroups)" "yes $cgroup"
+	for feature in memory cpu cpuset pids devices freezer io; do
+		same "cgroup $feature" "$(found "cgroup $feature")" "yes $cgroup"
+	done
+	same "AppArmor" "$(found AppArmor | cut -d' ' -f1)" yes
+	same "nothing is left unknown to root" "$(grep '|unknown' <<<"$found")" ""
+	[ $failures = 0 ] || echo "$found"
 }
 
 test_packages() {

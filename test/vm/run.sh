@@ -43,7 +43,11 @@ for cgroup in "${hierarchies[@]}"; do
 	echo "=== Debian bookworm, systemd, cgroup $cgroup"
 	echo "$cgroup" >"$job/cgroup"
 	began=$SECONDS
-	test/vm/boot.sh --cgroup "$cgroup" "$job" || failed+=("cgroup $cgroup (exit $?)")
+	code=0
+	test/vm/boot.sh --cgroup "$cgroup" "$job" || code=$?
+	# 125: no result. An emulated machine may lose its emulator (QEMU 7.2 has crashed here under load); once is no finding.
+	[ $code != 125 ] || { code=0; test/vm/boot.sh --cgroup "$cgroup" "$job" || code=$?; }
+	[ $code = 0 ] || failed+=("cgroup $cgroup (exit $code)")
 	echo "=== cgroup $cgroup: $((SECONDS - began)) s"
 done
 [ ${#failed[@]} = 0 ] || { echo "test-vm: failed with ${failed[*]}" >&2; exit 1; }
