@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/mdlayher/netlink"
 )
@@ -43,6 +44,9 @@ type Flow struct {
 	Original, Reply Tuple
 }
 
+// patience with the kernel, should an answer of its be lost.
+const patience = 5 * time.Second
+
 // header is struct nfgenmsg for IPv4.
 var header = []byte{2 /* AF_INET */, 0, 0, 0}
 
@@ -73,6 +77,7 @@ func (t *Table) Close() error { return t.conn.Close() }
 func (t *Table) Forget(match func(Flow) bool) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.conn.SetReadDeadline(time.Now().Add(patience))
 	flows, err := t.conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: messageGet, Flags: netlink.Request | netlink.Dump},
 		Data:   header,
