@@ -54,6 +54,9 @@ func (s *server) describe(info *apiv1.DaemonInfo) {
 
 // Close ends what runs in the background. Parts that were not opened are nil.
 func (s *server) Close() {
+	if s.puller != nil {
+		s.puller.Wait()
+	}
 	if s.registry != nil {
 		s.registry.Close()
 	}

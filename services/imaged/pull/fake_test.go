@@ -244,6 +244,7 @@ func (r *rig) open() {
 }
 
 func (r *rig) close() {
+	r.puller.Wait()
 	r.journal.Close()
 	r.can.Close()
 }

@@ -28,6 +28,7 @@ type fetches struct {
 	running   map[digest.Digest]*fetch
 	downloads chan struct{} // one element for each download under way
 	unpacks   chan struct{}
+	work      sync.WaitGroup // what goes on in the background
 }
 
 // fetch is one layer on its way, for everybody who wants it. It is cancelled
@@ -91,7 +92,7 @@ func (p *Puller) join(r Request, desc ocispec.Descriptor) (f *fetch, leave func(
 		f = &fetch{cancel: cancel, lease: p.Images.Lease(), done: make(chan struct{}), watch: map[int]func(Progress){},
 			last: Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size}}
 		p.fetches.running[desc.Digest] = f
-		go p.run(ctx, f, r, desc)
+		p.fetches.work.Go(func() { p.run(ctx, f, r, desc) })
 	}
 	id := f.add(r.Progress)
 	return f, func() { p.leave(f, desc.Digest, id) }
@@ -121,10 +122,10 @@ func (p *Puller) leave(f *fetch, d digest.Digest, id int) {
 		delete(p.fetches.running, d)
 	}
 	f.cancel()
-	go func() { // the work may take a moment to notice
+	p.fetches.work.Go(func() { // the fetching may take a moment to notice
 		<-f.done
 		f.lease.Release()
-	}()
+	})
 }
 
 // run does the work of f. One that failed is forgotten at once, so that who

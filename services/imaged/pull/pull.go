@@ -69,6 +69,10 @@ func New(c Config) *Puller {
 	return p
 }
 
+// Wait returns when what ended pulls left going on in the background, such as
+// tidying up after them, is over. No pull may be running or begin.
+func (p *Puller) Wait() { p.fetches.work.Wait() }
+
 // Request says what to pull.
 type Request struct {
 	Name     reference.Named // with tag or digest
