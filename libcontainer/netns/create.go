@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/netlink"
@@ -35,18 +36,23 @@ const loIndex = 1
 // descriptors of it and of an rtnetlink socket inside.
 func create(sysctls []Sysctl) (ns *os.File, socket int, err error) {
 	onThread(func() {
-		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		var handle netns.NsHandle
+		if handle, err = netns.New(); err != nil {
 			err = os.NewSyscallError("unshare network namespace", err)
 			return
 		}
+		ns = os.NewFile(uintptr(handle), "net namespace")
 		for _, s := range sysctls {
 			if err = set(s); err != nil {
 				return
 			}
 		}
-		ns, socket, err = openCurrent()
+		socket, err = netlink.Socket()
 	})
 	if err != nil {
+		if ns != nil {
+			ns.Close()
+		}
 		return nil, -1, err
 	}
 	conn, err := borrow(socket)
@@ -69,7 +75,7 @@ func create(sysctls []Sysctl) (ns *os.File, socket int, err error) {
 // openInside opens an rtnetlink socket inside an existing namespace.
 func openInside(ns *os.File) (socket int, err error) {
 	onThread(func() {
-		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		if err = netns.Set(netns.NsHandle(ns.Fd())); err != nil {
 			err = os.NewSyscallError("setns", err)
 			return
 		}
@@ -95,20 +101,6 @@ func onThread(fn func()) {
 		fn()
 	}()
 	<-done
-}
-
-// openCurrent opens the calling thread's namespace, and a socket in it.
-func openCurrent() (*os.File, int, error) {
-	ns, err := Current()
-	if err != nil {
-		return nil, -1, err
-	}
-	socket, err := netlink.Socket()
-	if err != nil {
-		ns.Close()
-		return nil, -1, err
-	}
-	return ns, socket, nil
 }
 
 // Current opens the network namespace of the calling thread, which the caller
