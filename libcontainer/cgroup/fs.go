@@ -110,9 +110,15 @@ func (d dir) readText(name string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+// mkdir makes a directory that everybody may pass, whatever the umask: a process
+// that is root only of its own user namespace mounts its groups from there.
 func (d dir) mkdir(name string) error {
 	if err := retry(func() error { return unix.Mkdirat(d.fd, name, 0o755) }); err != nil {
 		return d.fail("mkdir", name, err)
+	}
+	if err := retry(func() error { return unix.Fchmodat(d.fd, name, 0o755, 0) }); err != nil {
+		d.rmdir(name)
+		return d.fail("chmod", name, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +44,30 @@ func TestMembership(t *testing.T) {
 		if after, err := os.ReadFile(task); err == nil && string(after) != string(before) {
 			t.Errorf("%s is now\n%s", task, after)
 		}
+	}
+}
+
+// Daemons run with umask 077. Root of a user namespace, who is nobody here, must
+// still get to its group to mount it.
+func TestGroupsArePassableWhateverTheUmask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	l, p, path := testParent(t)
+	g := testGroup(t, p, Resources{})
+	seen := 0
+	for _, h := range l.Hierarchies {
+		for _, dir := range []string{path, path + "/" + g.Name()} {
+			info, err := os.Stat(filepath.Join(h.Mountpoint, dir))
+			if err != nil {
+				continue // a tree that is left out
+			}
+			seen++
+			if info.Mode().Perm() != 0o755 {
+				t.Errorf("%s in %s has mode %o, want 755", dir, h.Mountpoint, info.Mode().Perm())
+			}
+		}
+	}
+	if seen < 2 {
+		t.Error("the group was found in no tree")
 	}
 }
 
