@@ -33,8 +33,13 @@ func TestS28ClientsThatLeave(t *testing.T) {
 	s := script("while :; do echo x; usleep 10000; done")
 	s.OpenStdin = true
 	id := e.up1(s)
-	time.Sleep(300 * time.Millisecond) // the pool is full
-	before := []usage{e.usage(e.cmd.Process.Pid), e.usage(e.monitorPid())}
+	var before []usage
+	eventually(t, "the pool is full", func() bool {
+		last := before
+		before = []usage{e.usage(e.cmd.Process.Pid), e.usage(e.monitorPid())}
+		time.Sleep(300 * time.Millisecond)
+		return last != nil && last[1].fds == before[1].fds
+	})
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -56,17 +61,16 @@ func TestS28ClientsThatLeave(t *testing.T) {
 	}
 	wg.Wait()
 	// Sessions whose clients left go on; they are the user's to end.
-	e.exec(id, &apiv1.ExecRequest_Open{Args: []string{"sh", "-c", "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p != 1 ] && [ $p != $$ ] && kill -9 $p; done"}}, nil)
-	list, err := e.launch.ListIds(t.Context(), &execv1.ListIdsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range list.Entries {
-		if c.Id != id {
-			e.launch.Remove(t.Context(), &execv1.RemoveRequest{Container: c.Id, Force: true})
+	killAll := &apiv1.ExecRequest_Open{Args: []string{"sh", "-c", "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p != 1 ] && [ $p != $$ ] && kill -9 $p; done"}}
+	defer func() {
+		if t.Failed() {
+			t.Logf("before %+v, after %+v %+v, execs %v", before, e.usage(e.cmd.Process.Pid), e.usage(e.monitorPid()), e.inspect(id).Execs)
 		}
-	}
+	}()
 	eventually(t, "everything is given back", func() bool {
+		if _, err := e.exec(id, killAll, nil); err != nil {
+			t.Fatal(err)
+		}
 		now := []usage{e.usage(e.cmd.Process.Pid), e.usage(e.monitorPid())}
 		for n := range now {
 			// A few pipes and poll descriptors come and go.
@@ -74,7 +78,8 @@ func TestS28ClientsThatLeave(t *testing.T) {
 				return false
 			}
 		}
-		return len(e.inspect(id).Execs) == 0
+		list, err := e.launch.ListIds(t.Context(), &execv1.ListIdsRequest{})
+		return err == nil && len(list.Entries) == 1 && len(e.inspect(id).Execs) == 0
 	})
 	t.Logf("before %+v, after %+v %+v", before, e.usage(e.cmd.Process.Pid), e.usage(e.monitorPid()))
 }

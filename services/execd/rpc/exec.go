@@ -43,6 +43,8 @@ func (s *containerService) Exec(stream execStream) error {
 	}
 	e := execEnd{stream}
 	if err := e.started(session); err != nil {
+		// The client left while the process was starting, and knows nothing of it.
+		s.life.Signal(context.WithoutCancel(stream.Context()), session.Target(), 9)
 		return err
 	}
 	if st == nil {
@@ -71,6 +73,9 @@ func (s *Server) serveExec(ctx context.Context, session *lifecycle.Session, st *
 type execEnd struct{ stream execStream }
 
 func (x execEnd) started(s *lifecycle.Session) error {
+	if err := x.stream.Context().Err(); err != nil {
+		return err
+	}
 	var trace []*apiv1.TraceStep
 	for _, t := range s.Started.Trace {
 		trace = append(trace, &apiv1.TraceStep{Name: t.Name, Offset: durationpb.New(t.Offset), Duration: durationpb.New(t.Duration)})

@@ -73,17 +73,13 @@ func (s *launchService) Run(stream runStream) error {
 	name := c.Info().Name
 	given := lifecycle.Given{Rootfs: open.Create.GetRootfs(), Network: open.Network}
 	i, err := s.life.Start(stream.Context(), c, given, client)
+	if err == nil {
+		err = tellStarted(stream, name, i)
+	}
 	if err != nil {
 		if e := s.life.Remove(context.WithoutCancel(stream.Context()), c, true); e != nil && !errors.Is(e, fault.NotFound) {
 			s.log.Error("remove container that did not start", "container", c.Info().ID, "error", e)
 		}
-		return err
-	}
-	created := &execv1.RunResponse{Message: &execv1.RunResponse_Created{Created: &execv1.CreateResponse{Name: name}}}
-	if err := stream.Send(created); err != nil {
-		return err
-	}
-	if err := stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Started{Started: startResponse(i)}}); err != nil {
 		return err
 	}
 	if ends == nil {
@@ -91,6 +87,19 @@ func (s *launchService) Run(stream runStream) error {
 	}
 	client.Far.Close()
 	return s.serveContainer(stream.Context(), c, i, ends, open.Attach, runEnd{stream})
+}
+
+// tellStarted fails when the client left while the container was starting: it
+// will never know of it.
+func tellStarted(stream runStream, name string, i *container.Info) error {
+	if err := stream.Context().Err(); err != nil {
+		return err
+	}
+	created := &execv1.RunResponse{Message: &execv1.RunResponse_Created{Created: &execv1.CreateResponse{Name: name}}}
+	if err := stream.Send(created); err != nil {
+		return err
+	}
+	return stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Started{Started: startResponse(i)}})
 }
 
 // runEnd is the client's end of Run.
