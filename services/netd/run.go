@@ -97,18 +97,41 @@ func run(ctx context.Context, env *daemon.Env) error {
 		return err
 	}
 
-	ctx, cancel := context.WithCancel(ctx)
+	aside, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
-	defer background.Wait()
-	defer cancel()
-	background.Go(func() { endpoints.Run(ctx) })
-	background.Go(func() { walls.Watch(ctx, log.Named("firewall")) })
-	background.Go(func() { s.watchLinks(ctx) })
-	return env.Serve(ctx, daemon.NetdSocket, daemon.ServerOptions{}, func(g *grpc.Server) {
+	background.Go(func() { endpoints.Run(aside) })
+	background.Go(func() { walls.Watch(aside, log.Named("firewall")) })
+	background.Go(func() { s.watchLinks(aside) })
+	err = env.Serve(ctx, daemon.NetdSocket, daemon.ServerOptions{}, func(g *grpc.Server) {
 		networkv1.RegisterEndpointServiceServer(g, &endpointServer{server: s})
 		apiv1.RegisterNetworkServiceServer(g, &networkServer{server: s})
 		daemon.RegisterInfo(g, "netd", s.describe)
 	})
+	cancel()
+	background.Wait()
+	if err == nil && len(endpoints.List()) == 0 {
+		s.tidy()
+	}
+	return err
+}
+
+// tidy takes bridges and rules away when netd stops and no container needs
+// them: a host without containers is left as it was. The next start makes them
+// anew.
+func (s *server) tidy() {
+	if s.walls.Firewall != nil {
+		if err := s.walls.Remove(); err != nil {
+			s.env.Log.Warn("rules not removed", "error", err)
+		}
+	}
+	for _, n := range s.networks.List() {
+		if n.Driver != network.DriverBridge {
+			continue
+		}
+		if err := bridge.Delete(s.host, n.Bridge); err != nil {
+			s.env.Log.Warn("bridge not removed", "network", n.Name, "error", err)
+		}
+	}
 }
 
 // bringUp puts bridges, interfaces and rules as the records say. Nothing of it

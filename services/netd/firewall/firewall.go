@@ -68,6 +68,7 @@ type Firewall struct {
 	foreign atomic.Pointer[[]string] // what ForeignDrops knows; nil: nothing
 
 	mu      sync.Mutex
+	removed bool                                 // the tables have been taken away
 	noSpoof bool                                 // the kernel has no bridge family: no antispoof chain
 	want    map[*nftables.Set]map[string]element // by key
 }
@@ -179,7 +180,9 @@ func (f *Firewall) Antispoof() bool {
 	return !f.noSpoof
 }
 
-func (f *Firewall) active(s *nftables.Set) bool { return s != f.sources || !f.noSpoof }
+func (f *Firewall) active(s *nftables.Set) bool {
+	return !f.removed && (s != f.sources || !f.noSpoof)
+}
 
 // remember notes elements as wanted and returns those that were not.
 func (f *Firewall) remember(s *nftables.Set, es []element) []element {
@@ -303,6 +306,7 @@ func (f *Firewall) chains() []chain {
 func (f *Firewall) Rebuild() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.removed = false
 	return f.rebuild()
 }
 
@@ -389,10 +393,12 @@ func (f *Firewall) startOver() error {
 	return f.flush()
 }
 
-// Remove deletes the tables; for an engine that is uninstalled, and for tests.
+// Remove deletes the tables; when an engine stops that nobody needs, and for
+// tests. Updates that come later are remembered, and do not bring them back.
 func (f *Firewall) Remove() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.removed = true
 	for _, t := range f.tables() {
 		f.conn.AddTable(t)
 		f.conn.DelTable(t)

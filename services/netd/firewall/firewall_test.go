@@ -169,6 +169,9 @@ func TestUpdateRemoves(t *testing.T) {
 	if got := listing(t); got != "" {
 		t.Errorf("after Remove:\n%s", got)
 	}
+	if err := f.Update(all, Elements{}); err != nil || listing(t) != "" {
+		t.Errorf("an update brought the tables back (%v):\n%s", err, listing(t))
+	}
 }
 
 func head(s string) string { return s[:min(len(s), 2000)] }
