@@ -74,10 +74,17 @@ func (s *Starter) KeepReady(r Ready) error {
 	return nil
 }
 
-// Close ends the inits that wait.
+// Close ends the inits that wait, and removes what of cgroups is empty then.
 func (s *Starter) Close() {
 	if s.pool != nil {
 		s.pool.close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.parents {
+		if p.Delete() != nil { // there are groups left: somebody else's affair
+			p.Close()
+		}
 	}
 	s.launcher.Close()
 }
