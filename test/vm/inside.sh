@@ -13,11 +13,17 @@ fail() { # WHAT DETAILS
 	echo "FAIL  $1${2:+: $2}"
 	failures=$((failures + 1))
 }
-expect() { # WHAT COMMAND... succeeds
+need() { # WHAT COMMAND... succeeds; else so does not this
 	local what=$1 out
 	shift
-	if out=$("$@" 2>&1); then ok "$what"; else fail "$what" "exit $?, $* says: $(tail -n 4 <<<"$out")"; fi
+	if out=$("$@" 2>&1); then
+		ok "$what"
+	else
+		fail "$what" "exit $?, $* says: $(tail -n 4 <<<"$out")"
+		return 1
+	fi
 }
+expect() { need "$@" || true; } # what follows does not depend on it
 same() { # WHAT GOT WANT
 	if [ "$2" = "$3" ]; then ok "$1"; else fail "$1" "got '$2', want '$3'"; fi
 }
@@ -58,7 +64,7 @@ test_install() {
 }
 
 test_activation() {
-	expect "the first call starts the daemons" within 60 serves || return 1
+	need "the first call starts the daemons" within 60 serves || return 1
 	all_active || { fail "all units are active" "$(systemctl is-active $(units service) | paste -sd' ')"; return 1; }
 	ok "all units are active"
 	contains "apid knows the kernel" "$(berth version)" "$(uname -r)"
@@ -99,8 +105,8 @@ test_run() {
 	echo "hello from a container" >$fs/www/index.html
 	echo 'root:x:0:0:root:/:/bin/sh' >$fs/etc/passwd
 	tar -C $fs --owner=0 --group=0 -cf /tmp/fs.tar .
-	expect "import an image" berth import -c 'CMD ["/bin/httpd","-f","-p","80","-h","/www"]' /tmp/fs.tar web:v1 || return 1
-	expect "run a web server" berth run -d --name web --memory 64m --cpus 0.5 --pids-limit 30 -p 8080:80 web:v1 || return 1
+	need "import an image" berth import -c 'CMD ["/bin/httpd","-f","-p","80","-h","/www"]' /tmp/fs.tar web:v1 || return 1
+	need "run a web server" berth run -d --name web --memory 64m --cpus 0.5 --pids-limit 30 -p 8080:80 web:v1 || return 1
 	expect "its published port answers" within 20 answers
 	web=$(berth inspect -f '{{.State.Pid}}' web)
 	same "exec" "$(berth exec web cat /www/index.html)" "hello from a container"
@@ -110,6 +116,20 @@ test_run() {
 	v2) expect "it is in the delegated control group" grep -q '^0::/system.slice/berth-containers.service/berth/' "/proc/$web/cgroup" ;;
 	v1) expect "it is in a memory group of its own" grep -q '^[0-9]*:memory:/berth/' "/proc/$web/cgroup" ;;
 	esac
+}
+
+test_registry() {
+	local registry
+	printf 'version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: /tmp/registry}}\nhttp: {addr: "127.0.0.1:5000"}\n' >/tmp/registry.yml
+	docker-registry serve /tmp/registry.yml >/tmp/registry.log 2>&1 &
+	registry=$!
+	need "a registry answers" within 30 curl -fs http://127.0.0.1:5000/v2/ || return 0
+	berth tag web:v1 127.0.0.1:5000/web:v1
+	expect "push" berth push -q 127.0.0.1:5000/web:v1
+	berth rmi 127.0.0.1:5000/web:v1 >/dev/null
+	expect "pull" berth pull -q 127.0.0.1:5000/web:v1
+	same "run what was pulled, with a volume" "$(berth run --rm -v data:/data 127.0.0.1:5000/web:v1 sh -c 'echo kept >/data/x; cat /data/x' 2>&1)" kept
+	kill $registry
 }
 
 test_limits() {
@@ -205,7 +225,7 @@ echo "      kernel $(uname -r), $(systemctl --version | head -n 1), cgroup $cgro
 for part in $parts; do
 	case $part in
 	engine)
-		for t in install activation identities run limits restarts stop check; do
+		for t in install activation identities run registry limits restarts stop check; do
 			echo "--    $t"
 			test_$t || { fail "$t: what follows depends on it"; break; }
 		done
