@@ -106,6 +106,8 @@ test_run() {
 	echo 'root:x:0:0:root:/:/bin/sh' >$fs/etc/passwd
 	tar -C $fs --owner=0 --group=0 -cf /tmp/fs.tar .
 	need "import an image" berth import -c 'CMD ["/bin/httpd","-f","-p","80","-h","/www"]' /tmp/fs.tar web:v1 || return 1
+	# The first start of all loads kernel modules and starts the monitor: emulated, that can outlast apid's patience.
+	need "run a first container" within 60 berth run --rm web:v1 true || return 1
 	need "run a web server" berth run -d --name web --memory 64m --cpus 0.5 --pids-limit 30 -p 8080:80 web:v1 || return 1
 	expect "its published port answers" within 20 answers
 	web=$(berth inspect -f '{{.State.Pid}}' web)
