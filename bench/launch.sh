@@ -51,7 +51,7 @@ if grep -qsw hugetlb /sys/fs/cgroup/unified/cgroup.controllers; then
 		mount --bind "$h" "$work/cgroup/$(basename "$h")"
 	done
 	mount --move "$work/cgroup" /sys/fs/cgroup
-	mkdir /sys/fs/cgroup/hugetlb
+	mkdir -p /sys/fs/cgroup/hugetlb
 	mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb && hugetlb=/sys/fs/cgroup/hugetlb ||
 		echo "bench: hugetlb cannot be had from v2: crun and podman may refuse" >&2
 fi
