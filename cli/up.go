@@ -29,8 +29,8 @@ const (
 	startTime  = 30 * time.Second       // until all daemons must serve
 	stopTime   = 15 * time.Second       // until a daemon that was asked to stop is killed
 	minBackoff = 100 * time.Millisecond // before the first restart of a daemon that died
-	maxBackoff = 5 * time.Second
-	logLimit   = 16 << 20 // bytes of a daemon's log file before it is set aside
+	maxBackoff = time.Second            // so that the engine is whole again within 2 s of whatever killed a daemon
+	logLimit   = 16 << 20               // bytes of a daemon's log file before it is set aside
 )
 
 func (a *app) upCommand() *cobra.Command {

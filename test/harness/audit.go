@@ -15,14 +15,15 @@ import (
 // Snapshot is what could leak from an engine, as sets of lines.
 type Snapshot map[string]map[string]bool
 
-// Take looks at mounts, links, addresses, rules, control groups of the engine, and processes.
-func Take() Snapshot {
+// take looks at mounts, links, addresses and rules of the calling thread's namespaces, and at the control groups of
+// one instance.
+func take(instance string) Snapshot {
 	s := Snapshot{}
 	s.add("mount", mounts())
 	s.add("link", command("ip", "-br", "link"))
 	s.add("address", command("ip", "-br", "addr"))
 	s.add("rule", command("nft", "list", "ruleset"))
-	s.add("cgroup", cgroups())
+	s.add("cgroup", cgroups(instance))
 	return s
 }
 
@@ -44,7 +45,7 @@ func command(name string, args ...string) []string {
 }
 
 func mounts() (out []string) {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
+	b, _ := os.ReadFile("/proc/thread-self/mountinfo")
 	for l := range strings.Lines(string(b)) {
 		if f := strings.Fields(l); len(f) > 4 {
 			out = append(out, f[4])
@@ -53,10 +54,11 @@ func mounts() (out []string) {
 	return out
 }
 
-// cgroups lists the groups of Berth instances in all hierarchies.
-func cgroups() (out []string) {
+// cgroups lists the groups of an instance in all hierarchies: control groups have no namespace, and engines of other
+// tests have theirs.
+func cgroups(instance string) (out []string) {
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "/berth") {
+		if err == nil && d.IsDir() && strings.Contains(path, "/berth-"+instance) {
 			out = append(out, path)
 		}
 		return nil
@@ -87,21 +89,17 @@ func processes() (out []process) {
 // settle is how long background removal may take after the last answer.
 const settle = 10 * time.Second
 
-// Leaks says what is there now that was not before, after the engine under dir went down. It waits for the bounded
-// background work.
-func Leaks(before Snapshot, dir string) []string {
-	var leaks []string
+// leaks says what is there now that was not before the engine, which is down. It waits for the bounded background work.
+func (e *Engine) leaks() []string {
 	for deadline := time.Now().Add(settle); ; time.Sleep(50 * time.Millisecond) {
-		leaks = compare(before, Take())
-		leaks = append(leaks, leftovers(dir)...)
+		leaks := compare(e.before, take(e.instance))
+		leaks = append(leaks, e.leftovers()...)
 		if len(leaks) == 0 || time.Now().After(deadline) {
 			return leaks
 		}
 	}
 }
 
-// Engines other than the audited one come and go while tests run side by side in one package's namespaces, so what
-// carries another instance's name is not counted.
 func compare(before, now Snapshot) (leaks []string) {
 	for kind, lines := range now {
 		var more []string
@@ -118,15 +116,15 @@ func compare(before, now Snapshot) (leaks []string) {
 	return leaks
 }
 
-// leftovers are processes that belong to the engine under dir, and files of containers there.
-func leftovers(dir string) (leaks []string) {
+// leftovers are processes that belong to the engine, and files of containers.
+func (e *Engine) leftovers() (leaks []string) {
 	for _, p := range processes() {
-		if strings.Contains(p.cmdline, dir) && p.pid != os.Getpid() {
+		if strings.Contains(p.cmdline, e.dir) && p.pid != os.Getpid() {
 			leaks = append(leaks, fmt.Sprintf("process: %d %s (%s)", p.pid, p.name, p.cmdline))
 		}
 	}
-	for _, pattern := range []string{"root/imaged/rw/*", "root/execd/containers/*", "run/execd/c/*", "root/imaged/staging/*", "root/imaged/trash/*"} {
-		files, _ := filepath.Glob(filepath.Join(dir, pattern))
+	for _, pattern := range []string{e.Root + "/imaged/rw/*", e.Root + "/execd/containers/*", e.Run + "/execd/c/*", e.Root + "/imaged/staging/*", e.Root + "/imaged/trash/*"} {
+		files, _ := filepath.Glob(pattern)
 		for _, f := range files {
 			leaks = append(leaks, "file: "+f)
 		}

@@ -17,12 +17,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"berth/internal/config"
 )
 
 // Engine is one running instance.
 type Engine struct {
 	Root, Run string
 	dir       string
+	instance  string // what its kernel objects' names end in
 	env       []string
 	bin       string
 	before    Snapshot
@@ -39,7 +42,23 @@ type Result struct {
 // New starts an engine for one test and stops and audits it at the test's end. env is added to the daemons'.
 func New(t testing.TB, env ...string) *Engine {
 	t.Helper()
-	e, err := start(filepath.Dir(Bin(t, "berth")), env)
+	return NewWith(t, Options{Env: env})
+}
+
+// Options say how an engine differs from the usual one.
+type Options struct {
+	Env  []string // added to the daemons' and the client's
+	Bin  string   // folder of the programs, instead of the project's bin/
+	Root string   // state directory, instead of a fresh one; who names it removes it
+}
+
+// NewWith is New with options.
+func NewWith(t testing.TB, o Options) *Engine {
+	t.Helper()
+	if o.Bin == "" {
+		o.Bin = filepath.Dir(Bin(t, "berth"))
+	}
+	e, err := start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +80,7 @@ var shared struct {
 func Shared(t testing.TB) *Engine {
 	t.Helper()
 	bin := filepath.Dir(Bin(t, "berth"))
-	shared.once.Do(func() { shared.e, shared.err = start(bin, nil) })
+	shared.once.Do(func() { shared.e, shared.err = start(Options{Bin: bin}) })
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
@@ -78,7 +97,7 @@ func stopShared() {
 	}
 }
 
-func start(bin string, env []string) (*Engine, error) {
+func start(o Options) (*Engine, error) {
 	// Short: the path of a unix socket has at most 107 bytes (unix(7)).
 	dir, err := os.MkdirTemp("/tmp", "berth-e2e.")
 	if err != nil {
@@ -87,9 +106,14 @@ func start(bin string, env []string) (*Engine, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	e := &Engine{Root: dir + "/root", Run: dir + "/run", dir: dir, bin: bin, before: Take()}
+	e := &Engine{Root: dir + "/root", Run: dir + "/run", dir: dir, bin: o.Bin}
+	if o.Root != "" {
+		e.Root = o.Root
+	}
+	e.instance = (&config.Config{Root: e.Root}).Instance()
+	e.before = take(e.instance)
 	e.env = append(os.Environ(), "BERTH_ROOT="+e.Root, "BERTH_RUN="+e.Run, "BERTH_HOST=", "HOME="+dir, "DOCKER_CONFIG="+dir+"/docker", "XDG_CONFIG_HOME="+dir+"/config")
-	e.env = append(e.env, env...)
+	e.env = append(e.env, o.Env...)
 	if err := e.Up(); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
@@ -114,7 +138,7 @@ func (e *Engine) Close() (leaks []string) {
 	if r := e.berth(nil, "down"); r.Code != 0 {
 		leaks = append(leaks, "berth down: "+r.Err)
 	}
-	leaks = append(leaks, Leaks(e.before, e.dir)...)
+	leaks = append(leaks, e.leaks()...)
 	if len(leaks) > 0 {
 		leaks = append(leaks, "logs:\n"+e.Logs(10))
 	}

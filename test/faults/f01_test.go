@@ -1,0 +1,237 @@
+//go:build e2e
+
+package faults
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/test/harness"
+)
+
+// reach names, for each fault point, operations that come by it; each is tried in turn. A point of the journal is
+// reached differently in each daemon.
+var reach = map[string][]string{
+	"apid.job-begun":      {"run -d", "pull"},
+	"apid.job-ended":      {"pull", "stop"},
+	"apid.allocated":      {"run -d", "run --rm"},
+	"apid.launched":       {"run -d", "run --rm"},
+	"apid.exit-seen":      {"run --rm", "stop"},
+	"apid.record-removed": {"rm", "rm -f"},
+
+	"imaged.blob-staged":     {"pull", "import"},
+	"imaged.blob-verified":   {"pull", "import"},
+	"imaged.blob-renamed":    {"pull", "import"},
+	"imaged.layer-unpacked":  {"pull", "import"},
+	"imaged.layer-synced":    {"pull", "import"},
+	"imaged.layer-committed": {"pull", "import"},
+	"imaged.image-named":     {"pull", "import"},
+	"imaged.rmi-marked":      {"rmi", "rmi"},
+	"imaged.rmi-swept":       {"rmi", "rmi"},
+	"imaged.rootfs-prepared": {"run -d", "run --rm"},
+	"imaged.rootfs-released": {"rm", "run --rm"},
+
+	"netd.netns-made":    {"run -d", "run --rm"},
+	"netd.address-taken": {"run -d", "start"},
+	"netd.port-bound":    {"run -d", "start"},
+	"netd.rules-swapped": {"run --rm", "start"},
+	"netd.rules-removed": {"stop", "rm -f"},
+	"netd.address-freed": {"stop", "rm -f"},
+
+	"execd.container-recorded": {"run -d", "run --rm"},
+	"execd.launch-planned":     {"run -d", "start"},
+	"execd.started":            {"run -d", "run --rm"},
+	"execd.exit-seen":          {"stop", "run --rm"},
+	"execd.removing":           {"rm", "rm -f"},
+	"execd.record-removed":     {"rm", "run --rm"},
+
+	"monitor.cgroup-made":     {"run -d", "start"},
+	"monitor.process-started": {"run --rm", "start", "exec"},
+
+	"apid/journal.appended":   {"run -d", "stop"},
+	"imaged/journal.appended": {"pull", "rmi"},
+	"imaged/journal.synced":   {"pull", "import"},
+	"netd/journal.appended":   {"run -d", "network create"},
+	"netd/journal.synced":     {"network create", "network create"},
+	"execd/journal.appended":  {"run -d", "rm"},
+	"execd/journal.synced":    {"run -d", "start"},
+}
+
+// elsewhere says where points are tested that no operation on a running engine reaches, or why they are not.
+var elsewhere = map[string]string{
+	"execd/monitor.cgroup-made":     "execd knows the names of the monitor's points, only the monitor comes by them",
+	"execd/monitor.process-started": "as above",
+	"apid/journal.synced":           "TestF01FirstStart: apid waits for the disk only when it writes its own identity",
+	"*/journal.rewritten":           "TestF01FirstStart: a new journal is written as a compacted one is; others need 1 MiB of garbage",
+	"*/journal.renamed":             "as above",
+}
+
+func isElsewhere(program, point string) bool {
+	return elsewhere[program+"/"+point] != "" || elsewhere["*/"+point] != ""
+}
+
+// recovery is how long a daemon may take from its start until the engine is whole again.
+const recovery = 2 * time.Second
+
+// TestF01KillAtEachFaultPoint kills each program at each place it declares, while a user's command is under way there.
+func TestF01KillAtEachFaultPoint(t *testing.T) {
+	for _, program := range harness.Programs {
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			harness.Isolate(t)
+			k := &killer{program: program, world: newWorld(t, harness.NewWith(t, harness.Options{Bin: harness.FaultBin(t)}))}
+			for _, point := range harness.FaultPoints(t, program) {
+				ops := reach[point]
+				if ops == nil {
+					ops = reach[program+"/"+point]
+				}
+				if ops == nil {
+					if !isElsewhere(program, point) {
+						t.Errorf("no operation is named that reaches %s of %s", point, program)
+					}
+					continue
+				}
+				for _, op := range ops {
+					k.round(point, op)
+				}
+			}
+			t.Logf("%d kills: %d operations done, %d undone; slowest recovery %s (%s), slowest answer %s (%s)",
+				k.kills, k.done, k.kills-k.done, k.slowest.Round(time.Millisecond), k.slowestAt,
+				k.answer.Round(time.Millisecond), k.answerAt)
+		})
+	}
+}
+
+type killer struct {
+	*world
+	program             string
+	kills, done         int
+	slowest, answer     time.Duration
+	slowestAt, answerAt string
+}
+
+// round arms the point, does the operation, and looks at what came of it.
+func (k *killer) round(point, name string) {
+	t, e, op := k.t, k.e, operations[name]
+	where := point + " during " + name
+	failed := t.Failed()
+	var r harness.Result
+	var died bool
+	const tries = 3
+	for try := 0; try < tries && !died; try++ {
+		if op.prepare != nil {
+			op.prepare(k.world)
+		}
+		armed, pid := k.arm(point)
+		r = e.Try(op.args(k.world)...)
+		died = waitFor(time.Second, func() bool { return len(e.Starts(k.program)) > armed || e.Pid(k.lock()) != pid })
+		if died {
+			harness.Eventually(t, 10*time.Second, func() bool { return len(e.Starts(k.program)) > armed }, "%s: %s starts again", where, k.program)
+		} else if try < tries-1 {
+			op.check(k.world, r)
+		}
+	}
+	if !died {
+		t.Errorf("%s: the point was not reached: exit %d, %s%s", where, r.Code, r.Out, r.Err)
+		e.Arm(t, k.program, "")
+		e.Kill(t, k.lock())
+	}
+	e.Ready(t)
+	starts := e.Starts(k.program)
+	took := time.Since(starts[len(starts)-1])
+	if took > k.slowest {
+		k.slowest, k.slowestAt = took, where
+	}
+	if r.Took > k.answer {
+		k.answer, k.answerAt = r.Took, where
+	}
+	if took > recovery+r.Took { // the answer may have come after the start
+		t.Errorf("%s: whole again %s after the start of %s", where, took, k.program)
+	}
+	if r.Took > patience {
+		t.Errorf("%s: the answer took %s", where, r.Took)
+	}
+	if r.Code != 0 && !strings.Contains(r.Err, "error: ") {
+		t.Errorf("%s: exit %d without an error line: %q", where, r.Code, r.Err)
+	}
+	done := op.check(k.world, r)
+	if r.Code == 0 && !done {
+		t.Errorf("%s: the user was told that it is done, but it is not", where)
+	}
+	k.undisturbed()
+	k.kills++
+	if done {
+		k.done++
+	}
+	if t.Failed() && !failed {
+		t.Fatalf("the above was %s (exit %d, %s); the rest of %s is not tried", where, r.Code, strings.TrimSpace(r.Err), k.program)
+	}
+}
+
+// lock is what the harness calls the program.
+func (k *killer) lock() string { return strings.TrimPrefix(k.program, "berth-") }
+
+// arm restarts the program with the point armed and says how often it was started by then, and its process.
+func (k *killer) arm(point string) (starts, pid int) {
+	before := len(k.e.Starts(k.program))
+	k.e.Arm(k.t, k.program, point+"=1*kill")
+	k.e.Kill(k.t, k.lock())
+	harness.Eventually(k.t, 10*time.Second, func() bool { return len(k.e.Starts(k.program)) > before }, "%s starts again", k.program)
+	harness.Eventually(k.t, 5*time.Second, func() bool { pid = k.e.Pid(k.lock()); return pid != 0 || len(k.e.Starts(k.program)) > before+1 }, "%s runs", k.program)
+	k.e.Ready(k.t)
+	return before + 1, pid
+}
+
+func waitFor(limit time.Duration, ok func() bool) bool {
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+}
+
+// TestF01FirstStart kills each daemon while it makes its journals, which it does at the first start of all; the engine
+// must come up all the same. execd and netd have two.
+func TestF01FirstStart(t *testing.T) {
+	t.Parallel()
+	harness.Isolate(t)
+	for _, spec := range []string{"journal.rewritten=1*kill", "journal.renamed=1*kill", "journal.rewritten=1*off->1*kill", "journal.renamed=1*off->1*kill"} {
+		bin := harness.FaultBin(t)
+		for _, d := range harness.Daemons {
+			if strings.Contains(spec, "off") && (d == "apid" || d == "imaged") {
+				continue
+			}
+			arm(t, bin, d, spec)
+		}
+		firstStart(t, bin, spec)
+	}
+	bin := harness.FaultBin(t)
+	arm(t, bin, "apid", "journal.synced=1*kill")
+	firstStart(t, bin, "journal.synced of apid")
+}
+
+func arm(t *testing.T, bin, program, spec string) {
+	t.Helper()
+	writeFile(t, fmt.Sprintf("%s/%s.arm", bin, program), spec+"\n")
+}
+
+func firstStart(t *testing.T, bin, what string) {
+	t.Helper()
+	e := harness.NewWith(t, harness.Options{Bin: bin})
+	for _, d := range harness.Daemons {
+		if n := len(e.Starts(d)); n != 1 && n != 2 {
+			t.Errorf("%s: %s was started %d times", what, d, n)
+		}
+	}
+	if out := e.Berth(t, "run", "--rm", e.Busybox(t), "echo", "up"); out != "up" {
+		t.Errorf("%s: run printed %q", what, out)
+	}
+	for _, leak := range e.Close() {
+		t.Errorf("%s: leak: %s", what, leak)
+	}
+}
