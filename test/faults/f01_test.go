@@ -47,8 +47,8 @@ var reach = map[string][]string{
 	"execd.removing":           {"rm", "rm -f"},
 	"execd.record-removed":     {"rm", "run --rm"},
 
-	"monitor.cgroup-made":     {"run -d", "start"},
-	"monitor.process-started": {"run --rm", "start", "exec"},
+	"monitor.cgroup-made":     {"run --ipc host", "run --ipc host"},
+	"monitor.process-started": {"run --rm", "start"},
 
 	"apid/journal.appended":   {"run -d", "stop"},
 	"imaged/journal.appended": {"pull", "rmi"},
@@ -56,7 +56,7 @@ var reach = map[string][]string{
 	"netd/journal.appended":   {"run -d", "network create"},
 	"netd/journal.synced":     {"network create", "network create"},
 	"execd/journal.appended":  {"run -d", "rm"},
-	"execd/journal.synced":    {"run -d", "start"},
+	"execd/journal.synced":    {"run -d", "run -d"},
 }
 
 // elsewhere says where points are tested that no operation on a running engine reaches, or why they are not.
@@ -129,14 +129,15 @@ func (k *killer) round(point, name string) {
 		died = waitFor(time.Second, func() bool { return len(e.Starts(k.program)) > armed || e.Pid(k.lock()) != pid })
 		if died {
 			harness.Eventually(t, 10*time.Second, func() bool { return len(e.Starts(k.program)) > armed }, "%s: %s starts again", where, k.program)
-		} else if try < tries-1 {
+			continue
+		}
+		k.restart()
+		if try < tries-1 {
 			op.check(k.world, r)
 		}
 	}
 	if !died {
 		t.Errorf("%s: the point was not reached: exit %d, %s%s", where, r.Code, r.Out, r.Err)
-		e.Arm(t, k.program, "")
-		e.Kill(t, k.lock())
 	}
 	e.Ready(t)
 	starts := e.Starts(k.program)
@@ -175,8 +176,13 @@ func (k *killer) lock() string { return strings.TrimPrefix(k.program, "berth-") 
 
 // arm restarts the program with the point armed and says how often it was started by then, and its process.
 func (k *killer) arm(point string) (starts, pid int) {
-	before := len(k.e.Starts(k.program))
 	k.e.Arm(k.t, k.program, point+"=1*kill")
+	return k.restart()
+}
+
+// restart kills the program and waits for it to be back.
+func (k *killer) restart() (starts, pid int) {
+	before := len(k.e.Starts(k.program))
 	k.e.Kill(k.t, k.lock())
 	harness.Eventually(k.t, 10*time.Second, func() bool { return len(k.e.Starts(k.program)) > before }, "%s starts again", k.program)
 	harness.Eventually(k.t, 5*time.Second, func() bool { pid = k.e.Pid(k.lock()); return pid != 0 || len(k.e.Starts(k.program)) > before+1 }, "%s runs", k.program)

@@ -107,6 +107,11 @@ var operations = map[string]operation{
 		args:  func(w *world) []string { return w.serve("run", "-d") },
 		check: func(w *world, r harness.Result) bool { return w.container("running") },
 	},
+	// Of an unusual shape, so that no process made in advance fits.
+	"run --ipc host": {
+		args:  func(w *world) []string { return w.serve("run", "-d", "--ipc", "host") },
+		check: func(w *world, r harness.Result) bool { return w.container("running") },
+	},
 	"run --rm": {
 		args: func(w *world) []string {
 			return []string{"run", "--rm", "--name", subject, "-p", "18500:80", w.image, "cat", "/www/index.html"}

@@ -60,6 +60,7 @@ type Engine struct {
 
 	locks  locks // one per container: start, stop, settling take turns
 	making idSet // containers that jobs are making
+	doomed idSet // half-made containers that execd could not be asked to remove
 	gone   *recent
 	kick   chan struct{} // wakes the reconciler
 
@@ -227,11 +228,13 @@ func (s *idSet) add(id string) (remove func()) {
 		s.ids = map[string]bool{}
 	}
 	s.ids[id] = true
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.ids, id)
-	}
+	return func() { s.remove(id) }
+}
+
+func (s *idSet) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ids, id)
 }
 
 func (s *idSet) snapshot() map[string]bool {

@@ -237,7 +237,8 @@ func (e *Engine) abandon(ctx context.Context, c container, launched bool, cause 
 		_, err := e.Backends.Launch().Remove(ctx, &execv1.RemoveRequest{Container: c.id, Force: true})
 		if err != nil && !errors.Is(err, fault.NotFound) {
 			log.Warn("half-made container left for the reconciler", "error", err)
-			e.wake()
+			e.doomed.add(c.id)
+			e.wakeLater()
 			return
 		}
 	}

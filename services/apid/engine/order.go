@@ -182,6 +182,9 @@ func (e *Engine) reconcileLoop(ctx context.Context) {
 func (e *Engine) Reconcile(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if err := e.removeDoomed(ctx); err != nil {
+		return err
+	}
 	rootfs, imagedErr := e.Backends.Rootfs().List(ctx, new(imagev1.ListRequest))
 	endpoints, netdErr := e.Backends.Endpoints().List(ctx, new(networkv1.ListRequest))
 	making := e.making.snapshot()
@@ -224,4 +227,19 @@ func (e *Engine) Reconcile(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeDoomed removes the containers whose making failed while execd was away: it may have recorded them before, and
+// their asker was told that it failed. Their other parts go as those of no container.
+func (e *Engine) removeDoomed(ctx context.Context) error {
+	for id := range e.doomed.snapshot() {
+		_, err := e.Backends.Launch().Remove(ctx, &execv1.RemoveRequest{Container: id, Force: true})
+		if err != nil && !errors.Is(err, fault.NotFound) {
+			return err
+		}
+		e.doomed.remove(id)
+		e.gone.add(id)
+		e.Log.Info("reconciled", "action", "remove half-made container", "container", id)
+	}
+	return nil
 }

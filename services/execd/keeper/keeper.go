@@ -180,7 +180,7 @@ func (k *Keeper) handOver(ctx context.Context, l *link, known map[string]*second
 		}
 		st := s.state
 		st.Execs = nil
-		_, err := k.call(ctx, &wire.Message{Op: wire.OpAdopt, State: &st}, s.fds...)
+		_, err := k.callOn(ctx, l, nil, &wire.Message{Op: wire.OpAdopt, State: &st}, s.fds...)
 		var refused *wire.Error
 		switch {
 		case errors.As(err, &refused):
@@ -291,6 +291,11 @@ func (k *Keeper) callSeen(ctx context.Context, seen func(answer), msg *wire.Mess
 	if err != nil {
 		return answer{}, err
 	}
+	return k.callOn(ctx, l, seen, msg, fds...)
+}
+
+// callOn asks one monitor, and no later one.
+func (k *Keeper) callOn(ctx context.Context, l *link, seen func(answer), msg *wire.Message, fds ...int) (answer, error) {
 	seq, ch := k.brk.ask(seen)
 	msg.Seq = seq
 	if err := l.conn.Send(msg, fds...); err != nil {
