@@ -47,7 +47,7 @@ var reach = map[string][]string{
 	"execd.removing":           {"rm", "rm -f"},
 	"execd.record-removed":     {"rm", "run --rm"},
 
-	"monitor.cgroup-made":     {"run --ipc host", "run --ipc host"},
+	"monitor.cgroup-made":     {"run --uts host", "run --uts host"},
 	"monitor.process-started": {"run --rm", "start"},
 
 	"apid/journal.appended":   {"run -d", "stop"},

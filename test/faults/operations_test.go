@@ -108,8 +108,8 @@ var operations = map[string]operation{
 		check: func(w *world, r harness.Result) bool { return w.container("running") },
 	},
 	// Of an unusual shape, so that no process made in advance fits.
-	"run --ipc host": {
-		args:  func(w *world) []string { return w.serve("run", "-d", "--ipc", "host") },
+	"run --uts host": {
+		args:  func(w *world) []string { return w.serve("run", "-d", "--uts", "host") },
 		check: func(w *world, r harness.Result) bool { return w.container("running") },
 	},
 	"run --rm": {
