@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // janitor does what nobody waits for: two things at a time, so that the end of a
@@ -44,7 +45,7 @@ func (j *janitor) next() func() {
 	return f
 }
 
-// work ends with ctx; what is left then is found by the sweep of the next start.
+// work ends with ctx.
 func (j *janitor) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		if f := j.next(); f != nil {
@@ -58,4 +59,17 @@ func (j *janitor) work(ctx context.Context) {
 	}
 }
 
-func (j *janitor) wait() { j.done.Wait() }
+// lastRound is how long the end may be held up by what is left to do.
+const lastRound = 2 * time.Second
+
+// wait finishes what is left, for a short while: a next start, whose sweep would find it, may not come soon.
+func (j *janitor) wait() {
+	j.done.Wait()
+	for deadline := time.Now().Add(lastRound); time.Now().Before(deadline); {
+		f := j.next()
+		if f == nil {
+			return
+		}
+		f()
+	}
+}
