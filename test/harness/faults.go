@@ -131,3 +131,54 @@ func FaultPoints(t testing.TB, program string) (names []string) {
 	}
 	return names
 }
+
+// PowerOff ends every process of the engine at once: supervisor, daemons, monitor, containers.
+func (e *Engine) PowerOff(t testing.TB) {
+	t.Helper()
+	e.KillDaemons(t)
+	if pid := e.Pid("monitor"); pid != 0 {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	Eventually(t, 10*time.Second, func() bool {
+		left := 0
+		for _, dir := range cgroups(e.instance) {
+			b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for _, f := range strings.Fields(string(b)) {
+				var pid int
+				if fmt.Sscan(f, &pid); pid > 1 {
+					left++
+					syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+		}
+		for _, p := range processes() {
+			if strings.Contains(p.cmdline, e.dir) && p.pid != os.Getpid() {
+				left++
+				syscall.Kill(p.pid, syscall.SIGKILL)
+			}
+		}
+		return left == 0
+	}, "every process of the engine is gone")
+}
+
+// KillDaemons sends SIGKILL to the supervisor and the four daemons; monitor and containers go on.
+func (e *Engine) KillDaemons(t testing.TB) {
+	t.Helper()
+	kill := func(pid int) {
+		if pid > 1 {
+			syscall.Kill(pid, syscall.SIGKILL)
+			Eventually(t, 5*time.Second, func() bool { return Gone(pid) }, "process %d is gone", pid)
+		}
+	}
+	kill(findProcess("berth", e.Run+" up"))
+	for _, d := range Daemons {
+		kill(e.Pid(d))
+	}
+}
+
+// Gone reports whether a process has ended, reaped or not.
+func Gone(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return err != nil || strings.HasPrefix(rest, "Z")
+}
