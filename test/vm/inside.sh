@@ -202,7 +202,7 @@ test_check() {
 	same "berth check: this host will do" $? 0
 	same "it sees the layout of control groups" "$(found cgroups)" "yes $cgroup"
 	for feature in memory cpu cpuset pids devices freezer io; do
-		same "cgroup $feature" "$(found "cgroup $feature")" "yes $cgroup"
+		contains "cgroup $feature" "$(found "cgroup $feature")" "yes $cgroup"
 	done
 	same "AppArmor" "$(found AppArmor | cut -d' ' -f1)" yes
 	same "nothing is left unknown to root" "$(grep '|unknown' <<<"$found")" ""
@@ -213,7 +213,7 @@ test_packages() {
 	local package out
 	export BERTH_INIT=/job/berth-init
 	for package in $(cd packages && find . -name test -printf '%h\n' | sort); do
-		if out=$(cd "packages/$package" && ./test -test.v 2>&1); then
+		if out=$(cd "packages/$package" && ./test -test.v -test.skip '^Example' 2>&1); then # examples build what they show
 			ok "$package: $(grep -c '^--- PASS' <<<"$out") tests passed, $(grep -c '^--- SKIP' <<<"$out") skipped"
 		else
 			fail "$package" "$(grep -c '^--- FAIL' <<<"$out") tests failed"
