@@ -11,8 +11,8 @@ import (
 
 	"berth/internal/account"
 	"berth/internal/daemon"
+	"berth/internal/events"
 	"berth/libcontainer/netns"
-	"berth/services/execd/events"
 	"berth/services/execd/launch"
 	"berth/services/execd/lifecycle"
 	"berth/services/execd/records"

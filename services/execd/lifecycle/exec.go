@@ -132,7 +132,7 @@ func (m *Manager) Exec(ctx context.Context, c *container.Container, open *apiv1.
 		m.sessions.drop(s.ID)
 		return nil, err
 	}
-	m.Events.Emit("exec_start", i.ID, attributes(i, "execID", s.ID, "command", strings.Join(open.Args, " ")))
+	m.Events.Emit("container", "exec_start", i.ID, attributes(i, "execID", s.ID, "command", strings.Join(open.Args, " ")))
 	return s, nil
 }
 
@@ -151,7 +151,7 @@ func (m *Manager) execDied(e *wire.Exit) {
 	if err != nil {
 		return
 	}
-	m.Events.Emit("exec_die", e.ID, attributes(c.Info(), "execID", e.Exec, "exitCode", strconv.Itoa(e.Code)))
+	m.Events.Emit("container", "exec_die", e.ID, attributes(c.Info(), "execID", e.Exec, "exitCode", strconv.Itoa(e.Code)))
 }
 
 func newExecID() string {

@@ -100,7 +100,7 @@ func (m *Manager) endAndRemove(c *container.Container, i *container.Info, e *wir
 	m.tellExit(i)
 	c.Move(container.Remove, nil)
 	c.Move(container.Removed, nil)
-	m.Events.Emit("destroy", i.ID, attributes(i))
+	m.Events.Emit("container", "destroy", i.ID, attributes(i))
 	m.sweepLater(c, true)
 }
 
@@ -112,9 +112,9 @@ func noteExit(i *container.Info, e *wire.Exit) {
 
 func (m *Manager) tellExit(i *container.Info) {
 	if i.Exit.OOM {
-		m.Events.Emit("oom", i.ID, attributes(i))
+		m.Events.Emit("container", "oom", i.ID, attributes(i))
 	}
-	m.Events.Emit("die", i.ID, exitAttributes(i))
+	m.Events.Emit("container", "die", i.ID, exitAttributes(i))
 }
 
 // forget lets the monitor drop the status: it is recorded.

@@ -12,13 +12,13 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"berth/internal/events"
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
 	"berth/libcontainer/cgroup"
 	"berth/libcontainer/netns"
 	execv1 "berth/proto/berth/exec/v1"
 	"berth/services/execd/container"
-	"berth/services/execd/events"
 	"berth/services/execd/keeper"
 	"berth/services/execd/launch"
 	"berth/services/execd/monitor/wire"
@@ -193,7 +193,7 @@ func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error
 	}
 	c := container.New(i, m.persist)
 	m.Containers.Add(c)
-	m.Events.Emit("create", i.ID, attributes(i))
+	m.Events.Emit("container", "create", i.ID, attributes(i))
 	return c, nil
 }
 
@@ -281,7 +281,7 @@ func (m *Manager) removeRecord(c *container.Container, i *container.Info) error 
 	}
 	m.Containers.Drop(c)
 	c.Move(container.Removed, nil)
-	m.Events.Emit("destroy", i.ID, attributes(i))
+	m.Events.Emit("container", "destroy", i.ID, attributes(i))
 	m.sweepLater(c, true)
 	return nil
 }
@@ -346,7 +346,7 @@ func (m *Manager) Rename(c *container.Container, name string) error {
 		return err
 	})
 	if err == nil {
-		m.Events.Emit("rename", c.Info().ID, attributes(c.Info(), "oldName", old))
+		m.Events.Emit("container", "rename", c.Info().ID, attributes(c.Info(), "oldName", old))
 	}
 	return err
 }

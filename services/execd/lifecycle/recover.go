@@ -114,7 +114,7 @@ func (m *Manager) undoStart(c *container.Container, i *container.Info) {
 	if i.AutoRemove() {
 		m.Records.Delete(i)
 		m.Containers.Drop(c)
-		m.Events.Emit("destroy", i.ID, attributes(i))
+		m.Events.Emit("container", "destroy", i.ID, attributes(i))
 		m.sweepLater(c, true)
 		return
 	}

@@ -164,7 +164,7 @@ func (m *Manager) restart(ctx context.Context, c *container.Container) error {
 	if err != nil {
 		return err
 	}
-	m.Events.Emit("start", i.ID, attributes(i))
+	m.Events.Emit("container", "start", i.ID, attributes(i))
 	return nil
 }
 

@@ -49,7 +49,7 @@ func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, cl
 		m.startFailed(c, err)
 		return nil, err
 	}
-	m.Events.Emit("start", i.ID, attributes(i))
+	m.Events.Emit("container", "start", i.ID, attributes(i))
 	return i, nil
 }
 

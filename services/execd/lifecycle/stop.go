@@ -61,7 +61,7 @@ func (m *Manager) Stop(ctx context.Context, c *container.Container, timeout time
 		}
 		if i, ok, err := waitFor(ctx, c, timeout, over); ok || err != nil {
 			if ok {
-				m.Events.Emit("stop", i.ID, attributes(i))
+				m.Events.Emit("container", "stop", i.ID, attributes(i))
 			}
 			return i, false, err
 		}
@@ -78,7 +78,7 @@ func (m *Manager) Stop(ctx context.Context, c *container.Container, timeout time
 		})
 		return nil, false, stopTimeoutError(i)
 	}
-	m.Events.Emit("stop", i.ID, attributes(i))
+	m.Events.Emit("container", "stop", i.ID, attributes(i))
 	return i, false, nil
 }
 
@@ -166,14 +166,14 @@ func (m *Manager) Kill(ctx context.Context, c *container.Container, sig int) err
 		c.Edit(func(i *container.Info) error { i.Stopped = true; return nil })
 		if i.State == container.Paused {
 			m.kill(ctx, c, i)
-			m.Events.Emit("kill", i.ID, attributes(i, "signal", strconv.Itoa(sig)))
+			m.Events.Emit("container", "kill", i.ID, attributes(i, "signal", strconv.Itoa(sig)))
 			return nil
 		}
 	}
 	if err := m.keeper.Signal(ctx, target(i), sig); err != nil {
 		return commandError(err)
 	}
-	m.Events.Emit("kill", i.ID, attributes(i, "signal", strconv.Itoa(sig)))
+	m.Events.Emit("container", "kill", i.ID, attributes(i, "signal", strconv.Itoa(sig)))
 	return nil
 }
 
@@ -197,7 +197,7 @@ func (m *Manager) Pause(c *container.Container) error {
 		m.withGroup(c, (*cgroup.Group).Thaw)
 		return err
 	}
-	m.Events.Emit("pause", i.ID, attributes(i))
+	m.Events.Emit("container", "pause", i.ID, attributes(i))
 	return nil
 }
 
@@ -215,7 +215,7 @@ func (m *Manager) Unpause(c *container.Container) error {
 	if err != nil {
 		return err
 	}
-	m.Events.Emit("unpause", i.ID, attributes(i))
+	m.Events.Emit("container", "unpause", i.ID, attributes(i))
 	return nil
 }
 

@@ -52,7 +52,7 @@ func (m *Manager) Update(c *container.Container, r *apiv1.Resources, restart *ap
 		err = m.Records.Put(i, true)
 	}
 	if err == nil {
-		m.Events.Emit("update", i.ID, attributes(i))
+		m.Events.Emit("container", "update", i.ID, attributes(i))
 	}
 	return err
 }

@@ -173,28 +173,3 @@ func mounts(i *container.Info, v string) bool {
 		return m.Name == v || m.Source == v || m.Target == v
 	})
 }
-
-// eventFilter makes a predicate of "type=", "event=", "container=", "image=" and
-// "label=". Events of other types than container are not told here.
-func eventFilter(list []string) (func(*apiv1.Event) bool, error) {
-	f, err := parseFilters(list, "type", "event", "container", "image", "network", "volume", "label", "daemon", "scope")
-	if err != nil {
-		return nil, err
-	}
-	return func(e *apiv1.Event) bool {
-		for _, want := range f["label"] {
-			if !hasLabel(e.Attributes, want) {
-				return false
-			}
-		}
-		return f.any("type", func(v string) bool { return v == e.Type }) &&
-			f.any("event", func(v string) bool { return v == e.Action }) &&
-			f.any("container", func(v string) bool {
-				return v == e.Attributes["name"] || v != "" && strings.HasPrefix(e.Id, v)
-			}) &&
-			f.any("image", func(v string) bool { return v == e.Attributes["image"] }) &&
-			f.any("daemon", func(v string) bool { return v == e.Daemon }) &&
-			f.any("network", func(string) bool { return false }) &&
-			f.any("volume", func(string) bool { return false })
-	}, nil
-}

@@ -11,10 +11,10 @@ import (
 	"google.golang.org/grpc"
 
 	"berth/internal/daemon"
+	"berth/internal/events"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	"berth/services/execd/container"
-	"berth/services/execd/events"
 	"berth/services/execd/lifecycle"
 	"berth/services/execd/logfile"
 )
@@ -43,7 +43,7 @@ func (s *Server) Close() error { return s.watcher.Close() }
 func (s *Server) Register(g *grpc.Server) {
 	execv1.RegisterLaunchServiceServer(g, &launchService{Server: s})
 	apiv1.RegisterContainerServiceServer(g, &containerService{Server: s})
-	apiv1.RegisterEventServiceServer(g, &eventService{Server: s})
+	events.Register(g, s.events)
 	daemon.RegisterInfo(g, "execd", s.describe)
 }
 
@@ -57,32 +57,6 @@ func Timeouts() map[string]time.Duration {
 }
 
 func (s *Server) find(ref string) (*container.Container, error) { return s.life.Containers.Find(ref) }
-
-type eventService struct {
-	apiv1.UnimplementedEventServiceServer
-	*Server
-}
-
-func (s *eventService) Watch(req *apiv1.EventServiceWatchRequest, stream grpc.ServerStreamingServer[apiv1.EventServiceWatchResponse]) error {
-	match, err := eventFilter(req.Filters)
-	if err != nil {
-		return err
-	}
-	q := events.Query{After: req.SinceSequence, Match: match}
-	if req.Since != nil {
-		q.Since = req.Since.AsTime()
-	}
-	if req.Until != nil {
-		q.Until = req.Until.AsTime()
-	}
-	// The header tells the client that it misses nothing from here on.
-	if err := stream.SendHeader(nil); err != nil {
-		return err
-	}
-	return s.events.Watch(stream.Context(), q, func(e *apiv1.Event) error {
-		return stream.Send(&apiv1.EventServiceWatchResponse{Event: e})
-	})
-}
 
 // describe fills in what execd knows of itself.
 func (s *Server) describe(info *apiv1.DaemonInfo) {

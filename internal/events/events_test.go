@@ -14,14 +14,14 @@ import (
 func TestWatchFromSequence(t *testing.T) {
 	r := New("execd")
 	for i := range 10 {
-		r.Emit("start", fmt.Sprint(i), nil)
+		r.Emit("container", "start", fmt.Sprint(i), nil)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var got []uint64
 	err := r.Watch(ctx, Query{After: 7}, func(e *apiv1.Event) error {
 		if got = append(got, e.Sequence); len(got) == 3 {
-			r.Emit("die", "x", nil)
+			r.Emit("container", "die", "x", nil)
 		}
 		if len(got) == 4 {
 			cancel()
@@ -35,10 +35,10 @@ func TestWatchFromSequence(t *testing.T) {
 
 func TestSlowReaderIsCutOff(t *testing.T) {
 	r := New("execd")
-	r.Emit("start", "x", nil)
+	r.Emit("container", "start", "x", nil)
 	err := r.Watch(t.Context(), Query{Since: time.Unix(1, 0)}, func(*apiv1.Event) error {
 		for range History + 1 {
-			r.Emit("start", "x", nil)
+			r.Emit("container", "start", "x", nil)
 		}
 		return nil
 	})
@@ -49,8 +49,8 @@ func TestSlowReaderIsCutOff(t *testing.T) {
 
 func TestUntilAndMatch(t *testing.T) {
 	r := New("execd")
-	r.Emit("start", "a", nil)
-	r.Emit("die", "b", nil)
+	r.Emit("container", "start", "a", nil)
+	r.Emit("container", "die", "b", nil)
 	n := 0
 	q := Query{Since: time.Unix(1, 0), Until: time.Now().Add(50 * time.Millisecond), Match: func(e *apiv1.Event) bool { return e.Action == "die" }}
 	if err := r.Watch(t.Context(), q, func(*apiv1.Event) error { n++; return nil }); err != nil || n != 1 {

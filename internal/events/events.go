@@ -1,5 +1,5 @@
-// Package events tells what happens to containers, and for a while what has
-// happened.
+// Package events tells what happens to a daemon's objects, and for a while what
+// has happened: the ring that keeps it, and EventService over the ring.
 //
 // The last events are kept in a ring. Each has a sequence number, so that a
 // reader that was cut off can go on without a gap. A reader reads the ring at
@@ -37,10 +37,11 @@ func New(daemon string) *Ring {
 	return &Ring{daemon: daemon, ring: make([]*apiv1.Event, History), next: 1, grown: make(chan struct{})}
 }
 
-// Emit adds an event about a container.
-func (r *Ring) Emit(action, id string, attributes map[string]string) {
+// Emit adds an event about an object: a "container", "image", "network" or
+// "volume".
+func (r *Ring) Emit(kind, action, id string, attributes map[string]string) {
 	e := &apiv1.Event{
-		Time: timestamppb.Now(), Type: "container", Action: action, Id: id,
+		Time: timestamppb.Now(), Type: kind, Action: action, Id: id,
 		Attributes: maps.Clone(attributes), Daemon: r.daemon,
 	}
 	r.mu.Lock()
