@@ -56,6 +56,9 @@ func (s imageService) Pull(req *apiv1.ImageServicePullRequest, stream apiv1.Imag
 	if err != nil {
 		return err
 	}
+	if !r.UpToDate {
+		s.tell("pull", r.Image.ID, name)
+	}
 	return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Result_{
 		Result: &apiv1.ImageServicePullResponse_Result{
 			Digest: r.Target.String(), ImageId: r.Image.ID.String(), Reference: name.String(),
@@ -86,6 +89,9 @@ func (s imageService) Push(req *apiv1.ImageServicePushRequest, stream apiv1.Imag
 	progress.close()
 	if err != nil {
 		return err
+	}
+	if found, err := s.images.Find(req.Reference); err == nil {
+		s.tell("push", found.ID, name)
 	}
 	return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Result_{
 		Result: &apiv1.ImageServicePushResponse_Result{
@@ -123,6 +129,7 @@ func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {
 	if err != nil {
 		return err
 	}
+	s.tell("import", image.ID, name)
 	result := &apiv1.ImageServiceImportResponse_Result{ImageId: image.ID.String()}
 	if name != nil {
 		result.Reference = name.String()
@@ -160,7 +167,30 @@ func (s imageService) Tag(_ context.Context, req *apiv1.ImageServiceTagRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.ImageServiceTagResponse{}, s.images.Tag(found.ID, name)
+	if err := s.images.Tag(found.ID, name); err != nil {
+		return nil, err
+	}
+	s.tell("tag", found.ID, name)
+	return &apiv1.ImageServiceTagResponse{}, nil
+}
+
+// tell adds an event about an image; name is nil where it has none.
+func (s *server) tell(action string, id digest.Digest, name reference.Named) {
+	attributes := map[string]string{}
+	if name != nil {
+		attributes["name"] = images.Familiar(name.String())
+	}
+	s.events.Emit("image", action, id.String(), attributes)
+}
+
+// tellRemoval adds the events of names and images that went.
+func (s *server) tellRemoval(r images.Removal) {
+	for _, n := range r.Untagged {
+		s.events.Emit("image", "untag", images.Familiar(n), map[string]string{"name": images.Familiar(n)})
+	}
+	for _, d := range r.Deleted {
+		s.events.Emit("image", "delete", d.String(), map[string]string{"name": d.String()})
+	}
 }
 
 func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveRequest) (*apiv1.ImageServiceRemoveResponse, error) {
@@ -168,6 +198,7 @@ func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveReq
 	if err != nil {
 		return nil, err
 	}
+	s.tellRemoval(r)
 	return &apiv1.ImageServiceRemoveResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 
@@ -180,6 +211,7 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 	if err != nil {
 		return nil, err
 	}
+	s.tellRemoval(r)
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 

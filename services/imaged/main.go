@@ -17,6 +17,7 @@ import (
 	"berth/internal/account"
 	"berth/internal/config"
 	"berth/internal/daemon"
+	"berth/internal/events"
 	"berth/internal/journal"
 	"berth/internal/version"
 	"berth/services/imaged/graph"
@@ -74,7 +75,7 @@ var timeouts = map[string]time.Duration{
 // open opens everything that imaged keeps in dir, in the order in which the
 // parts need one another. What a crash left half-done is swept on the way.
 func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) {
-	s := &server{log: log}
+	s := &server{log: log, events: events.New("imaged")}
 	defer func() {
 		if err != nil {
 			s.Close()

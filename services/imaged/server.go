@@ -5,6 +5,7 @@ import (
 	"google.golang.org/grpc"
 
 	"berth/internal/daemon"
+	"berth/internal/events"
 	"berth/internal/journal"
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
@@ -35,6 +36,7 @@ type server struct {
 	puller   *pull.Puller
 	pusher   *push.Pusher
 	importer *importer.Importer
+	events   *events.Ring
 }
 
 func (s *server) register(g *grpc.Server) {
@@ -42,6 +44,7 @@ func (s *server) register(g *grpc.Server) {
 	apiv1.RegisterVolumeServiceServer(g, volumeService{server: s})
 	imagev1.RegisterRootfsServiceServer(g, rootfsService{server: s})
 	imagev1.RegisterStoreServiceServer(g, storeService{server: s})
+	events.Register(g, s.events)
 	daemon.RegisterInfo(g, "imaged", s.describe)
 }
 

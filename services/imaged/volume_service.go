@@ -33,9 +33,12 @@ func (s volumeService) Create(_ context.Context, req *apiv1.VolumeServiceCreateR
 	if len(req.Options) > 0 {
 		return nil, fault.Unimplemented.Errorf("NOT_IMPLEMENTED", "volume options are not implemented")
 	}
-	v, _, err := s.volumes.Create(volumes.Volume{Name: req.Name, Labels: req.Labels})
+	v, created, err := s.volumes.Create(volumes.Volume{Name: req.Name, Labels: req.Labels})
 	if err != nil {
 		return nil, err
+	}
+	if created {
+		s.events.Emit("volume", "create", v.Name, map[string]string{"driver": "local"})
 	}
 	return &apiv1.VolumeServiceCreateResponse{Volume: s.volumeOf(v)}, nil
 }
@@ -64,7 +67,10 @@ func (s volumeService) List(_ context.Context, req *apiv1.VolumeServiceListReque
 
 func (s volumeService) Remove(_ context.Context, req *apiv1.VolumeServiceRemoveRequest) (*apiv1.VolumeServiceRemoveResponse, error) {
 	err := s.volumes.Remove(req.Volume)
-	if req.Force && fault.Is(err, fault.NotFound) {
+	switch {
+	case err == nil:
+		s.events.Emit("volume", "destroy", req.Volume, map[string]string{"driver": "local"})
+	case req.Force && fault.Is(err, fault.NotFound):
 		err = nil
 	}
 	return &apiv1.VolumeServiceRemoveResponse{}, err
@@ -79,6 +85,9 @@ func (s volumeService) Prune(_ context.Context, req *apiv1.VolumeServicePruneReq
 	names, bytes, err := s.volumes.Prune(req.All, match)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range names {
+		s.events.Emit("volume", "destroy", n, map[string]string{"driver": "local"})
 	}
 	return &apiv1.VolumeServicePruneResponse{Names: names, ReclaimedBytes: bytes}, nil
 }

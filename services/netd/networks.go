@@ -127,6 +127,7 @@ func (s *networkServer) Create(_ context.Context, r *apiv1.NetworkServiceCreateR
 		}
 		return nil, err
 	}
+	s.events.Emit("network", "create", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
 	return &apiv1.NetworkServiceCreateResponse{Id: n.ID}, nil
 }
 
@@ -196,7 +197,11 @@ func (s *networkServer) dissolve(n *network.Network) error {
 	if err := bridge.Delete(s.host, n.Bridge); err != nil {
 		return err
 	}
-	return s.networks.Remove(n.ID)
+	if err := s.networks.Remove(n.ID); err != nil {
+		return err
+	}
+	s.events.Emit("network", "destroy", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	return nil
 }
 
 // Remove implements NetworkService.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"berth/internal/daemon"
+	"berth/internal/events"
 	"berth/internal/fault"
 	"berth/internal/journal"
 	"berth/libcontainer/netlink"
@@ -89,7 +90,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	if err != nil {
 		return err
 	}
-	s := &server{env: env, host: host, networks: networks, endpoints: endpoints, walls: walls, names: names}
+	s := &server{env: env, host: host, networks: networks, endpoints: endpoints, walls: walls, names: names, events: events.New("netd")}
 	if s.mtu, err = mtu(env.Config.Netd.MTU, host); err != nil {
 		return err
 	}
@@ -105,6 +106,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 	err = env.Serve(ctx, daemon.NetdSocket, daemon.ServerOptions{}, func(g *grpc.Server) {
 		networkv1.RegisterEndpointServiceServer(g, &endpointServer{server: s})
 		apiv1.RegisterNetworkServiceServer(g, &networkServer{server: s})
+		events.Register(g, s.events)
 		daemon.RegisterInfo(g, "netd", s.describe)
 	})
 	cancel()

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"berth/internal/daemon"
+	"berth/internal/events"
 	"berth/internal/fault"
 	"berth/libcontainer/netlink"
 	"berth/libcontainer/netns"
@@ -29,6 +30,7 @@ type server struct {
 	endpoints *endpoint.Manager
 	walls     walls
 	names     names
+	events    *events.Ring
 	mtu       int
 
 	mu       sync.Mutex
@@ -78,6 +80,7 @@ func (s *endpointServer) Attach(ctx context.Context, r *networkv1.AttachRequest)
 	if err != nil {
 		return nil, err
 	}
+	s.events.Emit("network", "connect", n.ID, map[string]string{"name": n.Name, "type": n.Driver, "container": r.GetContainerId()})
 	settings := s.dns(r.GetNetwork(), false)
 	settings.Hosts = hosts
 	return &networkv1.AttachResponse{
@@ -250,8 +253,12 @@ func hostLines(extra []string, gateway netip.Addr) ([]string, error) {
 
 // Detach implements EndpointService.
 func (s *endpointServer) Detach(ctx context.Context, r *networkv1.DetachRequest) (*networkv1.DetachResponse, error) {
+	held := s.endpoints.Of(r.GetContainerId())
 	if err := s.endpoints.Detach(ctx, r.GetContainerId()); err != nil {
 		return nil, err
+	}
+	for _, e := range held {
+		s.events.Emit("network", "disconnect", e.Network, map[string]string{"container": r.GetContainerId()})
 	}
 	return &networkv1.DetachResponse{}, nil
 }
