@@ -3,9 +3,9 @@ package keeper
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -44,6 +44,8 @@ type Keeper struct {
 	up   chan struct{} // closed while link is usable
 	stop context.CancelFunc
 	done chan struct{}
+
+	retired atomic.Bool // the monitor was told to quit: it needs no successor
 }
 
 // Open connects to the running monitor, or starts one, and returns what it has.
@@ -69,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Keeper, []*wire.State, error) {
 	return k, states, nil
 }
 
-// Close leaves the monitor and its containers alone.
+// Close leaves the monitor and its containers alone; see also Retire.
 func (k *Keeper) Close() {
 	k.stop()
 	<-k.done
@@ -130,7 +132,7 @@ func (k *Keeper) run(ctx context.Context, l *link) {
 		l.conn.Close()
 		k.drop()
 		k.brk.failAll(fault.Unavailable.Errorf("MONITOR_GONE", "the monitor went away"))
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || k.retired.Load() {
 			return
 		}
 		k.cfg.Log.Warn("monitor went away", "pid", l.hello.Pid, "error", err)
@@ -425,10 +427,9 @@ func (k *Keeper) ask(ctx context.Context, msg *wire.Message) error {
 	return err
 }
 
-// Quit ends the monitor; it refuses while containers run.
-func (k *Keeper) Quit(ctx context.Context) error {
-	if err := k.ask(ctx, &wire.Message{Op: wire.OpQuit}); err != nil {
-		return fmt.Errorf("end the monitor: %w", err)
-	}
-	return nil
+// Retire tells the monitor to quit, which it does unless containers run. Only
+// Close may follow.
+func (k *Keeper) Retire(ctx context.Context) error {
+	k.retired.Store(true)
+	return k.send(ctx, &wire.Message{Op: wire.OpQuit})
 }

@@ -12,6 +12,7 @@ type janitor struct {
 	mu    sync.Mutex
 	queue []func()
 	wake  chan struct{}
+	busy  int // things that are being done
 	done  sync.WaitGroup
 }
 
@@ -42,7 +43,27 @@ func (j *janitor) next() func() {
 	}
 	f := j.queue[0]
 	j.queue = j.queue[1:]
-	return f
+	j.busy++
+	return func() {
+		f()
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.busy--
+	}
+}
+
+// drain waits until nothing is left to do, or ctx ends.
+func (j *janitor) drain(ctx context.Context) {
+	const look = 5 * time.Millisecond
+	for ctx.Err() == nil {
+		j.mu.Lock()
+		idle := len(j.queue) == 0 && j.busy == 0
+		j.mu.Unlock()
+		if idle {
+			return
+		}
+		time.Sleep(look)
+	}
 }
 
 // work ends with ctx.

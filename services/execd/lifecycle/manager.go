@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -95,8 +96,18 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Close leaves containers and monitor alone.
+// Close leaves containers alone, and the monitor while there are any.
 func (m *Manager) Close() {
+	if m.keeper != nil && !m.active() {
+		// What the last containers left must be gone before the monitor can take
+		// the control group away that they were in.
+		ctx, cancel := context.WithTimeout(context.Background(), retireTime)
+		m.janitor.drain(ctx)
+		if err := m.keeper.Retire(ctx); err != nil {
+			m.Log.Warn("monitor not told to quit", "error", err)
+		}
+		cancel()
+	}
 	m.end()
 	if m.keeper != nil {
 		m.keeper.Close()
@@ -104,6 +115,14 @@ func (m *Manager) Close() {
 	m.exits.Wait()
 	m.janitor.wait()
 	m.parent.Close()
+}
+
+// retireTime is for what the janitor has left to do, and one message.
+const retireTime = 3 * time.Second
+
+// active reports whether any container needs the monitor.
+func (m *Manager) active() bool {
+	return slices.ContainsFunc(m.Containers.All(), func(c *container.Container) bool { return c.Info().State.Active() })
 }
 
 // Keeper gives access to the monitor, for streams.
