@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -8,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"berth/internal/account"
+	"berth/internal/fault"
 	"berth/libcontainer/caps"
 )
 
@@ -47,6 +49,11 @@ func dropPrivileges(spec Spec, id account.ID) error {
 		return fmt.Errorf("started without %s", missing)
 	}
 	if err := caps.DropTo(id.UID, id.GID, id.Groups, keep); err != nil {
+		if errors.Is(err, syscall.ENOTSUP) {
+			// syscall.AllThreadsSyscall: the C library may have threads Go does not know.
+			return fault.FailedPrecondition.Errorf("BUILT_WITH_CGO", "become %s: this binary was built with cgo", spec.User).
+				Hint("build it with CGO_ENABLED=0, as `make build` does")
+		}
 		return fmt.Errorf("become %s: %w", spec.User, err)
 	}
 	for _, name := range []string{"HOME", "USER", "LOGNAME"} {

@@ -37,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"true"}, 0, ""},
 		{[]string{"false"}, 1, ""},
 		{[]string{"sh", "-c", "exit 42"}, 42, ""},
-		{[]string{"sh", "-c", "sh -c 'kill -9 $$'"}, 137, ""},
+		{[]string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, 137, ""},
 		{[]string{"sh", "-c", "kill -TERM $$; sleep 1; exit 3"}, 3, ""}, // process 1 ignores what it does not handle
 		{[]string{"/no/such/command"}, 127, "/no/such/command"},
 		{[]string{"nosuch"}, 127, "nosuch"},
