@@ -51,6 +51,10 @@ test-unit: ## package tests, root ones included
 test-e2e: build ## end-to-end, fault and security suites against the real daemons and a real registry (root)
 	go test -tags e2e -timeout 20m -count 1 ./test/...
 
+.PHONY: test-powercut
+test-powercut: build ## cut the power 600 times under pulls, runs and removals (root, most of an hour)
+	BERTH_POWER_CUTS=$${BERTH_POWER_CUTS:-600} go test -tags e2e -timeout 3h -count 1 -run TestF08PowerCut -v ./test/faults
+
 .PHONY: test-units
 test-units: ## verify the systemd units and their exposure scores
 	@scripts/check-units.sh

@@ -25,6 +25,7 @@ func (s rootfsService) Prepare(ctx context.Context, req *imagev1.PrepareRequest)
 	}
 	want := rootfs.Request{
 		Container: req.ContainerId, Image: req.Image, ImageVolumes: req.ImageVolumes, Covered: req.CoveredTargets,
+		Ephemeral: req.Ephemeral,
 	}
 	for _, v := range req.Volumes {
 		want.Volumes = append(want.Volumes, rootfs.VolumeRequest{Name: v.Name, Target: v.Target, NoCopy: v.NoCopy})

@@ -6,7 +6,9 @@
 //	DIR/ID/…        what the graph driver needs
 //
 // The directory is the reference that keeps the image: there is no other record
-// of it, and nothing is synced. What a power cut loses, the engine releases.
+// of it. It is on the disk before anybody is told of it, for the container's own
+// record will be; unless it goes with the container's first exit: what a power
+// cut leaves of that, the engine releases.
 package rootfs
 
 import (
@@ -35,6 +37,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -71,6 +74,8 @@ type Request struct {
 	// declares as such and that neither Volumes nor Covered have.
 	ImageVolumes bool
 	Covered      []string
+	// Ephemeral: it goes with the container's first exit, and nothing is synced.
+	Ephemeral bool
 }
 
 // VolumeRequest asks for a volume at a path.
@@ -222,7 +227,34 @@ func (m *Manager) prepare(ctx context.Context, req Request, found images.Found) 
 	if err != nil {
 		return nil, err
 	}
-	return r, os.WriteFile(filepath.Join(dir, recordFile), raw, 0o600)
+	if err := os.WriteFile(filepath.Join(dir, recordFile), raw, 0o600); err != nil || req.Ephemeral {
+		return r, err
+	}
+	return r, m.sync(dir, recipe)
+}
+
+// sync waits until what was made in dir is on the disk.
+func (m *Manager) sync(dir string, recipe graph.Recipe) error {
+	if recipe.Source != "" { // a copy of the image: thousands of files
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+	}
+	for _, path := range []string{filepath.Join(dir, recordFile), dir, m.dir} {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *Manager) undo(r *Rootfs, dir string) {

@@ -1,0 +1,110 @@
+//go:build e2e
+
+package faults
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/test/harness"
+	registrytest "berth/test/registry"
+)
+
+// TestF12DiskFull and its sister fill the disk under the engine. A pull then fails with one clear line and leaves
+// nothing; what runs goes on; and with room again all works, without a restart.
+func TestF12DiskFull(t *testing.T) {
+	disk := harness.NewDisk(t, 64)
+	full(t, disk, func() []string {
+		filler := filepath.Join(disk.Dir, "filler")
+		f, err := os.Create(filler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		chunk := make([]byte, 64<<10)
+		for {
+			if _, err := f.Write(chunk); err != nil {
+				break
+			}
+		}
+		st, _ := f.Stat()
+		f.Truncate(st.Size() - 2<<20) // room for state, not for the image
+		f.Sync()
+		return []string{filler}
+	})
+}
+
+func TestF13InodesExhausted(t *testing.T) {
+	disk := harness.NewDisk(t, 64, "-N", "1024")
+	full(t, disk, func() (files []string) {
+		for i := 0; ; i++ {
+			name := fmt.Sprintf("%s/filler%d", disk.Dir, i)
+			if err := os.WriteFile(name, nil, 0o600); err != nil {
+				break
+			}
+			files = append(files, name)
+		}
+		for range 40 { // room for state, not for the image
+			os.Remove(files[len(files)-1])
+			files = files[:len(files)-1]
+		}
+		return files
+	})
+}
+
+// full does the test; fill takes what there is and says which files to remove for there to be room again.
+func full(t *testing.T, disk *harness.Disk, fill func() []string) {
+	t.Helper()
+	e := harness.NewWith(t, harness.Options{Root: disk.Dir + "/root"})
+	img := e.Busybox(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	ref := reg.Ref("big:1")
+	e.Berth(t, "import", otherTar(t, "big", 6<<20), ref)
+	e.Berth(t, "push", "-q", ref)
+	e.Berth(t, "rmi", ref)
+	e.Berth(t, "run", "-d", "--name", "runs", "-p", "18670:80", img, "sh", "-c", counter)
+	harness.Eventually(t, 5*time.Second, func() bool { return get(18670) == nil }, "the container answers")
+	time.Sleep(200 * time.Millisecond)
+	before := storeFiles(e)
+
+	fillers := fill()
+	for range 3 {
+		r := e.Try("pull", "-q", ref)
+		var lines []string
+		for _, l := range strings.Split(strings.TrimSpace(r.Err), "\n") {
+			if !strings.HasPrefix(l, "hint: ") {
+				lines = append(lines, l)
+			}
+		}
+		if r.Code != 1 || len(lines) != 1 || !strings.HasPrefix(r.Err, "error: ") || !strings.Contains(r.Err, "no space left") {
+			t.Errorf("pull to a full disk: exit %d, %q", r.Code, r.Err)
+		}
+		sameStore(t, e, before)
+	}
+	if err := get(18670); err != nil {
+		t.Errorf("published port while the disk is full: %v", err)
+	}
+	if s := status(t, e, "runs"); s != "running" {
+		t.Errorf("the container is %s while the disk is full", s)
+	}
+	if out := e.Berth(t, "exec", "runs", "echo", "in"); out != "in" {
+		t.Errorf("exec while the disk is full printed %q", out)
+	}
+	for _, f := range fillers {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Berth(t, "pull", "-q", ref)
+	if out := e.Berth(t, "run", "--rm", ref, "cat", "/mark"); out != "big" {
+		t.Errorf("run with room again printed %q", out)
+	}
+	e.Berth(t, "stop", "runs")
+	if code := e.Berth(t, "wait", "runs"); code != "7" {
+		t.Errorf("the container exited with %s, want 7", code)
+	}
+}
