@@ -200,6 +200,16 @@ func (s *stagedDir) Discard() {
 	s.path = ""
 }
 
+// SyncAll writes the whole file system out that a directory is on.
+func SyncAll(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+}
+
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

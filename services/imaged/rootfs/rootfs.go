@@ -37,7 +37,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -236,12 +235,7 @@ func (m *Manager) prepare(ctx context.Context, req Request, found images.Found) 
 // sync waits until what was made in dir is on the disk.
 func (m *Manager) sync(dir string, recipe graph.Recipe) error {
 	if recipe.Source != "" { // a copy of the image: thousands of files
-		d, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+		return graph.SyncAll(dir)
 	}
 	for _, path := range []string{filepath.Join(dir, recordFile), dir, m.dir} {
 		f, err := os.Open(path)
