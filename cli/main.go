@@ -7,8 +7,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -23,6 +27,9 @@ type app struct {
 }
 
 func main() {
+	// A command line waits for one answer at a time. One processor spares it the threads, and their start, that Go
+	// would otherwise make for goroutines which only hand a message on.
+	runtime.GOMAXPROCS(1)
 	os.Exit(execute(os.Args[1:]))
 }
 
@@ -30,8 +37,12 @@ func main() {
 func execute(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if len(args) == 1 && args[0] == "--version" {
+		fmt.Println("Berth version " + clientVersion()) // what the command tree would say, without making it
+		return 0
+	}
 	a := &app{}
-	root := a.rootCommand()
+	root := a.rootCommand(firstWord(args))
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -40,8 +51,22 @@ func execute(args []string) int {
 	return report(os.Stderr, err)
 }
 
-// rootCommand lists the commands: the short ones people type, and the same under their nouns.
-func (a *app) rootCommand() *cobra.Command {
+// firstWord is the command that args name: the first that is not a flag of the root, nor such a flag's value.
+func firstWord(args []string) string {
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case !strings.HasPrefix(arg, "-"):
+			return arg
+		case slices.Contains([]string{"-H", "--host", "--root", "--run", "--config"}, arg):
+			i++
+		}
+	}
+	return ""
+}
+
+// rootCommand makes the command tree. With the word of a top-level command it makes that one only: a hundred commands
+// with all their flags take longer to make than the engine takes to answer.
+func (a *app) rootCommand(word string) *cobra.Command {
 	c := &cobra.Command{
 		Use:           "berth",
 		Short:         "Run and manage containers",
@@ -66,43 +91,86 @@ func (a *app) rootCommand() *cobra.Command {
 	p.StringVar(&a.root, "root", envOr("BERTH_ROOT", "/var/lib/berth"), "state directory, for up and check")
 	p.StringVar(&a.run, "run", envOr("BERTH_RUN", "/run/berth"), "runtime directory of the instance")
 	p.StringVar(&a.cfg, "config", os.Getenv("BERTH_CONFIG"), "configuration file of the daemons (default /etc/berth/berth.toml)")
-
-	c.AddGroup(
-		&cobra.Group{ID: "containers", Title: "Containers:"},
-		&cobra.Group{ID: "images", Title: "Images:"},
-		&cobra.Group{ID: "engine", Title: "Engine:"},
-		&cobra.Group{ID: "nouns", Title: "By noun:"},
-	)
-	add := func(group string, cs ...*cobra.Command) {
-		for _, s := range cs {
-			s.GroupID = group
-			c.AddCommand(s)
+	for _, g := range a.groups() {
+		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+	}
+	alone := a.commandFor(word)
+	if alone != nil {
+		c.CompletionOptions.DisableDefaultCmd = true
+		c.AddCommand(alone)
+	} else {
+		for _, g := range a.groups() {
+			for _, e := range g.commands {
+				sub := e.make()
+				sub.GroupID = g.id
+				c.AddCommand(sub)
+			}
 		}
 	}
-	add("containers", a.containerCommands()...)
-	add("images", a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand(), a.tagCommand(), a.importCommand(),
-		a.historyCommand(), a.loginCommand(), a.logoutCommand())
-	add("engine", a.upCommand(), a.downCommand(), a.checkCommand(), a.infoCommand(), a.versionCommand(), a.eventsCommand(), a.jobsCommand())
-	add("nouns", a.containerNoun(), a.imageNoun(), a.networkNoun(), a.volumeNoun(), a.systemNoun())
 	completeNames(a, c)
 	return c
 }
 
-// containerCommands are the commands that exist both at the top and under `berth container`.
-func (a *app) containerCommands() []*cobra.Command {
-	return []*cobra.Command{
-		a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(),
-		a.rmCommand(), a.psCommand("ps"), a.execCommand(), a.attachCommand(), a.logsCommand(), a.inspectCommand(),
-		a.statsCommand(), a.waitCommand(), a.portCommand(), a.renameCommand(), a.pauseCommand(), a.unpauseCommand(),
-		a.topCommand(), a.updateCommand(), a.diffCommand(),
+// commandFor makes the top-level command of that name, nil when there is none.
+func (a *app) commandFor(word string) *cobra.Command {
+	for _, g := range a.groups() {
+		for _, e := range g.commands {
+			if e.name == word {
+				c := e.make()
+				c.GroupID = g.id
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+// entry is a command that has not been made yet.
+type entry struct {
+	name string
+	make func() *cobra.Command
+}
+
+type group struct {
+	id, title string
+	commands  []entry
+}
+
+// groups lists the commands: the short ones people type, and the same under their nouns.
+func (a *app) groups() []group {
+	return []group{
+		{"containers", "Containers:", append(a.containerEntries(), entry{"ps", func() *cobra.Command { return a.psCommand("ps") }})},
+		{"images", "Images:", []entry{
+			{"pull", a.pullCommand}, {"push", a.pushCommand}, {"images", a.imagesCommand}, {"rmi", a.rmiCommand}, {"tag", a.tagCommand},
+			{"import", a.importCommand}, {"history", a.historyCommand}, {"login", a.loginCommand}, {"logout", a.logoutCommand},
+		}},
+		{"engine", "Engine:", []entry{
+			{"up", a.upCommand}, {"down", a.downCommand}, {"check", a.checkCommand}, {"info", a.infoCommand}, {"version", a.versionCommand},
+			{"events", a.eventsCommand}, {"jobs", a.jobsCommand},
+		}},
+		{"nouns", "By noun:", []entry{
+			{"container", a.containerNoun}, {"image", a.imageNoun}, {"network", a.networkNoun}, {"volume", a.volumeNoun}, {"system", a.systemNoun},
+		}},
+	}
+}
+
+// containerEntries are the commands that exist both at the top and under `berth container`.
+func (a *app) containerEntries() []entry {
+	return []entry{
+		{"run", a.runCommand}, {"create", a.createCommand}, {"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand},
+		{"kill", a.killCommand}, {"rm", a.rmCommand}, {"exec", a.execCommand}, {"attach", a.attachCommand}, {"logs", a.logsCommand},
+		{"inspect", a.inspectCommand}, {"stats", a.statsCommand}, {"wait", a.waitCommand}, {"port", a.portCommand}, {"rename", a.renameCommand},
+		{"pause", a.pauseCommand}, {"unpause", a.unpauseCommand}, {"top", a.topCommand}, {"update", a.updateCommand}, {"diff", a.diffCommand},
 	}
 }
 
 func (a *app) containerNoun() *cobra.Command {
 	c := noun("container", "Manage containers")
-	c.AddCommand(a.containerCommands()...)
+	for _, e := range a.containerEntries() {
+		c.AddCommand(e.make())
+	}
 	ls := a.psCommand("ls")
-	ls.Aliases = []string{"list"}
+	ls.Aliases = []string{"list", "ps"}
 	c.AddCommand(ls, a.containerPruneCommand())
 	return c
 }

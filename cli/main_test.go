@@ -52,7 +52,25 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s has no example", c.CommandPath())
 		}
 	}
-	walk((&app{}).rootCommand())
+	walk((&app{}).rootCommand(""))
+}
+
+// TestCommandAlone checks that a command made alone is the one of the whole tree.
+func TestCommandAlone(t *testing.T) {
+	for _, c := range (&app{}).rootCommand("").Commands() {
+		if c.Name() == "help" || c.Name() == "completion" {
+			continue
+		}
+		alone := (&app{}).rootCommand(c.Name()).Commands()
+		if len(alone) != 1 || alone[0].Use != c.Use || alone[0].GroupID != c.GroupID {
+			t.Errorf("berth %s alone makes %v", c.Name(), alone)
+		}
+	}
+	for args, want := range map[string]string{"ps -a": "ps", "-H x ps": "ps", "--root /r --run=/x up -d": "up", "--version": "", "": ""} {
+		if got := firstWord(strings.Fields(args)); got != want {
+			t.Errorf("firstWord(%q) = %q, want %q", args, got, want)
+		}
+	}
 }
 
 func TestReport(t *testing.T) {

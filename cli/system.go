@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -97,7 +98,9 @@ func daemons(list []*apiv1.DaemonInfo) []daemonInfo {
 }
 
 func printVersion(w io.Writer, v versionInfo) {
-	tw := tabwriter.NewWriter(w, 8, 1, 2, ' ', 0)
+	out := bufio.NewWriter(w)
+	defer out.Flush()
+	tw := tabwriter.NewWriter(out, 8, 1, 2, ' ', 0)
 	defer tw.Flush()
 	fmt.Fprintf(tw, "Client:\n Version:\t%s\n Git commit:\t%s\n Go version:\t%s\n OS/Arch:\t%s/%s\n", v.Client.Version, v.Client.GitCommit, v.Client.GoVersion, v.Client.Os, v.Client.Arch)
 	if s := v.Server; s != nil {
@@ -306,9 +309,13 @@ func printEvent(w io.Writer, layout string, e *apiv1.Event) error {
 
 // writeColumns writes lines of cells as a table without a template.
 func writeColumns(w io.Writer, lines [][]string) error {
-	tw := tabwriter.NewWriter(w, 8, 1, 3, ' ', 0)
+	out := bufio.NewWriter(w)
+	tw := tabwriter.NewWriter(out, 8, 1, 3, ' ', 0)
 	for _, l := range lines {
 		fmt.Fprintln(tw, strings.TrimRight(strings.Join(l, "\t"), "\t"))
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	return out.Flush()
 }

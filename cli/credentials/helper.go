@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -24,7 +25,8 @@ const (
 )
 
 // helperName keeps a config file from naming a program outside PATH or passing options.
-var helperName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
+// Compiled when needed: few command lines need it, and all would wait for it.
+var helperName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`) })
 
 // helper is the name of a program without its prefix. It speaks JSON: an action as its
 // argument, the subject on stdin, the answer or a complaint on stdout.
@@ -78,7 +80,7 @@ var errNoLogin = errors.New(notFoundText)
 // run looks the program up in PATH, where a result relative to the working directory is
 // refused.
 func (h helper) run(ctx context.Context, action string, input []byte) ([]byte, error) {
-	if !helperName.MatchString(string(h)) {
+	if !helperName().MatchString(string(h)) {
 		return nil, fmt.Errorf("credential helper %q: malformed name", string(h))
 	}
 	name := programPrefix + string(h)

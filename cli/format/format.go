@@ -6,6 +6,7 @@
 package format
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -50,7 +51,8 @@ func table[T any](w io.Writer, text string, rows []T) error {
 	if err != nil {
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 8, 1, 3, ' ', 0)
+	out := bufio.NewWriter(w) // a tabwriter writes cell by cell
+	tw := tabwriter.NewWriter(out, 8, 1, 3, ' ', 0)
 	var zero T
 	if err := execute(tw, t, headers(reflect.TypeOf(zero))); err != nil {
 		return err
@@ -60,7 +62,10 @@ func table[T any](w io.Writer, text string, rows []T) error {
 			return err
 		}
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	return out.Flush()
 }
 
 // headers gives, for a row type, the map from field name to column header.
