@@ -308,6 +308,9 @@ func (m *Manager) removeRecord(c *container.Container, i *container.Info) error 
 // sweepLater removes what a run, or with all the whole container, left behind.
 func (m *Manager) sweepLater(c *container.Container, all bool) {
 	id, group := c.Info().ID, c.Info().Cgroup
+	if group == "" {
+		group = id // a monitor that died in the start may have made it
+	}
 	m.janitor.later(func() {
 		if now := c.Info(); !all && now.State.Active() && (now.Cgroup == group || now.State == container.Starting) {
 			return // started again

@@ -58,10 +58,15 @@ func (m *Manager) recover(states []*wire.State) error {
 		m.recoverOne(c, i, s)
 	}
 	lost.Wait()
-	for id := range has {
+	for id, s := range has {
 		m.Log.Warn("end container without record", "container", id)
 		m.keeper.Signal(m.life, wire.Target{ID: id}, 9)
 		m.forget(id)
+		m.janitor.later(func() {
+			if err := m.deleteGroup(s.Cgroup); err != nil {
+				m.Log.Warn("delete cgroup", "container", id, "error", err)
+			}
+		})
 	}
 	m.janitor.later(m.sweepStrays)
 	m.Log.Info("containers recovered", "records", len(infos), "monitor", len(states), "ms", time.Since(begin).Milliseconds())
@@ -197,7 +202,9 @@ func (m *Manager) sweepStrays() {
 }
 
 // sweepGroups removes the cgroups that no container has. Those that the present
-// monitor keeps ready, or is just starting something in, it knows by their names.
+// monitor keeps ready, or is just starting something in, it knows by their names;
+// of these it takes the empty ones, of containers whose last execd died before it
+// came to remove them.
 func (m *Manager) sweepGroups() {
 	groups, err := m.parent.List()
 	if err != nil {
@@ -212,12 +219,26 @@ func (m *Manager) sweepGroups() {
 		}
 	}
 	for _, name := range groups {
-		ours := container.CheckID(name) == nil || starter.Pooled(name) && !starter.PooledBy(name, m.keeper.MonitorPid())
-		if !ours || used[name] {
+		pooled := starter.Pooled(name)
+		if used[name] || !pooled && container.CheckID(name) != nil {
+			continue
+		}
+		if pooled && starter.PooledBy(name, m.keeper.MonitorPid()) && !m.empty(name) {
 			continue
 		}
 		if err := m.deleteGroup(name); err != nil {
 			m.Log.Warn("sweep cgroup", "name", name, "error", err)
 		}
 	}
+}
+
+// empty reports whether a cgroup is there and no process is in it.
+func (m *Manager) empty(name string) bool {
+	g, err := m.parent.Open(name)
+	if err != nil {
+		return false
+	}
+	defer g.Close()
+	procs, err := g.Procs()
+	return err == nil && len(procs) == 0
 }
