@@ -312,6 +312,12 @@ func (m *Manager) sweepLater(c *container.Container, all bool) {
 		group = id // a monitor that died in the start may have made it
 	}
 	m.janitor.later(func() {
+		if !all {
+			// A start that begins between the look and the deletion would lose the
+			// group it has just made.
+			c.Work.Lock()
+			defer c.Work.Unlock()
+		}
 		if now := c.Info(); !all && now.State.Active() && (now.Cgroup == group || now.State == container.Starting) {
 			return // started again
 		}
