@@ -2,6 +2,7 @@ package mount
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,12 +19,38 @@ const maxData = 4095
 // into what the kernel takes: a page of text before Linux 6.5, 500 layers since.
 var ErrTooManyLayers = errors.New("too many layers, or their paths are too long, for one overlay")
 
+// Volatile is the overlay option for an upper directory that is thrown away
+// afterwards (Linux 5.10): fsync(2) in it does nothing, and neither unmounting
+// it nor sync(2) writes anything out. Otherwise unmounting, which is part of the
+// end of a container's last process, syncs the whole file system that the upper
+// directory is on (ovl_sync_fs in fs/overlayfs/super.c).
+const Volatile = "volatile"
+
 // Overlay makes the mount of an overlay (r.Lower is not empty).
 //
 // Layers are handed over one by one on Linux 6.5 and later. Before that they
 // are one text of at most a page, so they are named relative to the directory
 // they have in common; the working directory changes for that moment.
 func (b *Builder) Overlay(r *Root) (*Tree, error) {
+	tree, err := b.overlay(r)
+	if !errors.Is(err, unix.EINVAL) || !slices.Contains(r.Options, Volatile) {
+		return tree, err
+	}
+	// Before Linux 5.10 there is no such option; since then the kernel refuses
+	// an upper directory that was mounted with it, by the mark it leaves.
+	mark := r.Work + "/work/incompat/volatile"
+	if err := unix.Unlink(mark + "/dirty"); err != nil && err != unix.ENOENT {
+		return nil, err
+	}
+	if err := unix.Rmdir(mark); err != nil && err != unix.ENOENT {
+		return nil, err
+	}
+	durable := *r
+	durable.Options = slices.DeleteFunc(slices.Clone(r.Options), func(o string) bool { return o == Volatile })
+	return b.overlay(&durable)
+}
+
+func (b *Builder) overlay(r *Root) (*Tree, error) {
 	attr := r.Attr &^ ReadOnly // later: mountpoints are still to be made
 	if r.Upper == "" && len(r.Lower) == 1 {
 		return b.singleLayer(r.Lower[0], attr)

@@ -25,6 +25,10 @@ func root(r *imagev1.MountRecipe, spec *apiv1.ContainerSpec) (libcontainer.Root,
 		if r.Userxattr {
 			out.Options = append(out.Options, "userxattr")
 		}
+		if spec.AutoRemove && r.Upper != "" {
+			// The files go with the container: its end need not wait for a sync.
+			out.Options = append(out.Options, mount.Volatile)
+		}
 	case "bind":
 		out.Bind = r.Source
 	default:
