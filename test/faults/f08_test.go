@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +77,7 @@ type power struct {
 	last               string
 	confirmed          int
 	slowest            time.Duration
+	going              atomic.Bool // the power: an answer that comes now no user would have seen
 	serial             int
 }
 
@@ -84,8 +86,10 @@ func (p *power) cut(round int) {
 	t, e := p.t, p.e
 	var working sync.WaitGroup
 	stop := make(chan struct{})
+	p.going.Store(false)
 	working.Go(func() { p.work(stop) })
 	time.Sleep(time.Duration(20+p.random.IntN(500)) * time.Millisecond)
+	p.going.Store(true)
 	p.disk.Cut(t)
 	e.PowerOff(t)
 	close(stop)
@@ -153,6 +157,9 @@ func (p *power) change(of map[string]bool, name string, there bool, args ...stri
 	p.last = strings.Join(args, " ")
 	p.mu.Unlock()
 	r := p.e.Try(args...)
+	if p.going.Load() {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
