@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path"
@@ -261,6 +262,9 @@ func (b *Builder) mounts(in *Input, p *Plan) error {
 	}
 	if in.Spec.IpcMode == "host" {
 		for _, dir := range []string{"/dev/shm", "/dev/mqueue"} {
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				continue // not every host mounts message queues; the container then has its own
+			}
 			s.put(libcontainer.Mount{Type: "bind", Source: dir, Destination: dir,
 				Attr: mount.NoSuid | mount.NoDev | mount.NoExec}, nil)
 		}
