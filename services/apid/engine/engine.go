@@ -61,8 +61,10 @@ type Engine struct {
 	locks  locks // one per container: start, stop, settling take turns
 	making idSet // containers that jobs are making
 	doomed idSet // half-made containers that execd could not be asked to remove
-	gone   *recent
-	kick   chan struct{} // wakes the reconciler
+	// attended containers have a client waiting for their exit: their run settles them.
+	attended idSet
+	gone     *recent
+	kick     chan struct{} // wakes the reconciler
 
 	tasks sync.WaitGroup // background work begun by calls
 }
@@ -235,6 +237,12 @@ func (s *idSet) remove(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.ids, id)
+}
+
+func (s *idSet) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ids[id]
 }
 
 func (s *idSet) snapshot() map[string]bool {

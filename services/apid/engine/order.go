@@ -73,7 +73,8 @@ func (e *Engine) settleSoon(ctx context.Context, id string) {
 }
 
 // settleRun is settle for the container of an attached run, whose exit we have
-// just been told of: without asking for what we know, and with the upper
+// just been told of: without asking for what we know (of a container to remove
+// on exit execd tells when it has dropped the record), and with the upper
 // directory removed after the reply.
 func (e *Engine) settleRun(ctx context.Context, c container) {
 	if policy := c.spec.Restart.GetName(); policy != "" && policy != "no" {
@@ -84,18 +85,8 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 	if e.gone.has(c.id) {
 		return
 	}
-	var removed error
-	var group sync.WaitGroup
-	if c.spec.AutoRemove {
-		group.Go(func() {
-			_, removed = e.Backends.Launch().Remove(ctx, &execv1.RemoveRequest{Container: c.id})
-		})
-	}
 	err := e.detach(ctx, c.id)
-	group.Wait()
-	if removed != nil && !errors.Is(removed, fault.NotFound) {
-		err = errors.Join(err, removed)
-	} else if c.spec.AutoRemove {
+	if c.spec.AutoRemove {
 		e.gone.add(c.id)
 		e.background(ctx, func(ctx context.Context) {
 			_, err := e.Backends.Rootfs().Release(ctx, &imagev1.ReleaseRequest{ContainerId: c.id, AnonymousVolumes: true})
@@ -109,6 +100,10 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 		e.wakeLater()
 	}
 }
+
+// attendance is how long an attached run has to settle its container before the janitor looks: both at once would ask
+// everything twice while the client waits.
+const attendance = 100 * time.Millisecond
 
 // janitor settles each container whose exit execd reports. What it misses while
 // execd is away the reconciler sees when execd is back.
@@ -133,10 +128,18 @@ func (e *Engine) janitor(ctx context.Context) {
 			if m.Event.GetType() != "container" || m.Event.GetAction() != "die" {
 				continue
 			}
+			id := m.Event.Id
+			if e.attended.has(id) {
+				working.Go(func() {
+					pause(ctx, attendance)
+					e.settleSoon(ctx, id)
+				})
+				continue
+			}
 			slots <- struct{}{}
 			working.Go(func() {
 				defer func() { <-slots }()
-				e.settleSoon(ctx, m.Event.Id)
+				e.settleSoon(ctx, id)
 			})
 		}
 		e.Log.Debug("events of execd interrupted", "error", err)

@@ -67,6 +67,9 @@ func (s *Containers) Run(client runClient) error {
 		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j},
 	}
 	made := e.making.add(r.container.id)
+	if !open.Detach {
+		defer e.attended.add(r.container.id)()
+	}
 	err = r.do(ctx)
 	if err != nil && !r.started {
 		e.abandon(ctx, r.container, r.launched, err)
