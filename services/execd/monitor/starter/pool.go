@@ -50,9 +50,11 @@ type pool struct {
 	done   chan struct{}
 }
 
-// refillPause is between two starts of inits: they must not slow down what they
-// are to speed up.
-const refillPause = 5 * time.Millisecond
+// settle is how long an init taken is not replaced, and the time between two
+// that are made: the start that took it needs the processors more, and most
+// commands that end soon have ended by then. For the last one nobody waits so
+// long.
+const settle = 20 * time.Millisecond
 
 // KeepReady begins to fill a pool.
 func (s *Starter) KeepReady(r Ready) error {
@@ -133,7 +135,9 @@ func (p *pool) fill() {
 	defer close(p.done)
 	for range p.wake {
 		for p.lacking() {
-			time.Sleep(refillPause)
+			if p.len() > 0 {
+				time.Sleep(settle)
+			}
 			r, err := p.make()
 			if err != nil {
 				// Out of processes or memory: the next start tries again.
@@ -150,6 +154,12 @@ func (p *pool) lacking() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.closed && len(p.stock) < p.Size
+}
+
+func (p *pool) len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.stock)
 }
 
 func (p *pool) put(r *ready) bool {
