@@ -66,6 +66,10 @@ func (j *janitor) drain(ctx context.Context) {
 	}
 }
 
+// settle is how long the janitor lets a container's end go on its way to those
+// who wait for it: they need the processors more.
+const settle = 20 * time.Millisecond
+
 // work ends with ctx.
 func (j *janitor) work(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -75,6 +79,11 @@ func (j *janitor) work(ctx context.Context) {
 		}
 		select {
 		case <-j.wake:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(settle):
 		case <-ctx.Done():
 		}
 	}
