@@ -59,7 +59,8 @@ func (a *app) attachTo(ctx context.Context, e *engine, name string, o attachChoi
 	if err != nil {
 		return failed(err)
 	}
-	open := &apiv1.AttachRequest_Open{Container: info.GetContainer().GetId(), Attach: &apiv1.AttachOptions{Stdin: stdin, Stdout: true, Stderr: true}}
+	open := &apiv1.AttachRequest_Open{Container: info.GetContainer().GetId(), AwaitStart: o.start,
+		Attach: &apiv1.AttachOptions{Stdin: stdin, Stdout: true, Stderr: true}}
 	if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Open_{Open: open}}); err != nil && !errors.Is(err, io.EOF) {
 		return failed(err)
 	}

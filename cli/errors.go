@@ -71,6 +71,24 @@ func report(w io.Writer, err error) int {
 	return code
 }
 
+// nextStep is the hint for an error of the engine that brought none, by its reason. The engine speaks to any client;
+// these name commands of this one.
+var nextStep = map[string]string{
+	"ADDRESS_IN_USE":         "choose another --ip, or leave it out",
+	"ADDRESS_NOT_USABLE":     "`berth network inspect NAME` shows the subnet",
+	"COMMAND_NOT_EXECUTABLE": "it must be a file with execute permission, of this machine's architecture",
+	"COMMAND_NOT_FOUND":      "check its spelling; `berth run -it IMAGE sh` lets you look into the image",
+	"CONTAINER_NOT_FOUND":    "`berth ps -a` lists the containers",
+	"CONTAINER_NOT_RUNNING":  "start it with `berth start NAME`",
+	"CONTAINER_RUNNING":      "stop it first, or remove it with `berth rm -f NAME`",
+	"IMAGE_NOT_FOUND":        "`berth images` lists the images here, `berth pull NAME` gets one",
+	"JOB_NOT_FOUND":          "`berth jobs` lists the jobs",
+	"NETWORK_EXISTS":         "`berth network ls` lists the networks; choose another name",
+	"NETWORK_NOT_FOUND":      "`berth network ls` lists the networks, `berth network create NAME` makes one",
+	"PORT_IN_USE":            "stop what uses it, or publish another: -p HOST_PORT:CONTAINER_PORT",
+	"VOLUME_NOT_FOUND":       "`berth volume ls` lists the volumes",
+}
+
 // explain takes an error apart into sentence, hint and exit code.
 func explain(err error) (text, hint string, code int) {
 	var u *userError
@@ -89,18 +107,23 @@ func explain(err error) (text, hint string, code int) {
 		return err.Error(), "", exitEngine
 	}
 	text, code = s.Message(), exitEngine
+	var reason string
 	for _, d := range s.Details() {
 		info, ok := d.(*errdetails.ErrorInfo)
 		if !ok {
 			continue
 		}
 		hint = info.GetMetadata()["hint"]
-		switch info.GetReason() {
+		reason = info.GetReason()
+		switch reason {
 		case "COMMAND_NOT_FOUND":
 			code = exitNotFound
 		case "COMMAND_NOT_EXECUTABLE":
 			code = exitNotExecutable
 		}
+	}
+	if hint == "" {
+		hint = nextStep[reason]
 	}
 	if s.Code() == codes.Unimplemented && hint == "" {
 		hint = "this version of the engine does not have it; `berth version` shows client and daemons"
@@ -149,6 +172,11 @@ func needArgs(least, most int) cobra.PositionalArgs {
 	}
 }
 
+// absent is the error of a forced removal that found nothing to remove: it is told, and is no failure, as with Docker.
+type absent struct{ error }
+
+func (a *absent) Unwrap() error { return a.error }
+
 // atOnce is how many containers one command works on at the same time.
 const atOnce = 16
 
@@ -175,7 +203,10 @@ func each(cmd *cobra.Command, args []string, f func(name string) (string, error)
 		switch o := <-c; {
 		case o.err != nil:
 			report(cmd.ErrOrStderr(), o.err)
-			bad++
+			var gone *absent
+			if !errors.As(o.err, &gone) {
+				bad++
+			}
 		case o.text != "":
 			fmt.Fprintln(cmd.OutOrStdout(), o.text)
 		}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"berth/cli/flags"
@@ -112,6 +114,9 @@ func (a *app) rmCommand() *cobra.Command {
 	c := a.forEach("rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove containers", "  berth rm -f web",
 		func(ctx context.Context, e *engine, name string) error {
 			_, err := e.containers.Remove(ctx, &apiv1.RemoveRequest{Container: name, Force: force, Volumes: volumes})
+			if force && status.Code(err) == codes.NotFound {
+				return &absent{err}
+			}
 			return err
 		})
 	c.Aliases = []string{"remove"}

@@ -9,11 +9,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -35,8 +33,6 @@ func main() {
 
 // execute runs one command line and returns its exit code.
 func execute(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	if len(args) == 1 && args[0] == "--version" {
 		fmt.Println("Berth version " + clientVersion()) // what the command tree would say, without making it
 		return 0
@@ -44,7 +40,7 @@ func execute(args []string) int {
 	a := &app{}
 	root := a.rootCommand(firstWord(args))
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0
 	}

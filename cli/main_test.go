@@ -86,8 +86,8 @@ func TestReport(t *testing.T) {
 		text string
 		code int
 	}{
-		{detailed(codes.NotFound, "COMMAND_NOT_FOUND", "", "no such command"), "error: no such command\n", 127},
-		{detailed(codes.PermissionDenied, "COMMAND_NOT_EXECUTABLE", "", "x"), "error: x\n", 126},
+		{detailed(codes.NotFound, "COMMAND_NOT_FOUND", "", "no such command"), "error: no such command\nhint: " + nextStep["COMMAND_NOT_FOUND"] + "\n", 127},
+		{detailed(codes.PermissionDenied, "COMMAND_NOT_EXECUTABLE", "", "x"), "error: x\nhint: " + nextStep["COMMAND_NOT_EXECUTABLE"] + "\n", 126},
 		{detailed(codes.AlreadyExists, "NAME_IN_USE", "remove it", "name web is taken"), "error: name web is taken\nhint: remove it\n", 125},
 		{failed(detailed(codes.AlreadyExists, "NAME_IN_USE", "", "two\nlines")), "error: two; lines\n", 1},
 		{exitCode(7), "", 7},

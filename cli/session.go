@@ -46,6 +46,7 @@ func (s *session) begin(sigProxy bool) error {
 			return err
 		}
 		s.undo = append(s.undo, restore)
+		s.restoreWhenKilled()
 	}
 	if s.tty && term.IsTerminal(os.Stdout) {
 		s.resize(term.Size(os.Stdout))
@@ -90,6 +91,21 @@ func (s *session) resize(rows, columns uint32) {
 		return
 	}
 	_ = s.send(func() error { return s.to.resize(&apiv1.TerminalSize{Rows: rows, Columns: columns}) })
+}
+
+// restoreWhenKilled gives the terminal back its mode when this process is asked to end. In raw mode the keyboard sends
+// no signals; what comes is from elsewhere and means this process, as with Docker.
+func (s *session) restoreWhenKilled() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP, syscall.SIGTERM)
+	s.undo = append(s.undo, func() { signal.Stop(c) })
+	go func() {
+		sig := <-c
+		s.close()
+		if n, ok := sig.(syscall.Signal); ok {
+			os.Exit(128 + int(n))
+		}
+	}()
 }
 
 // proxySignals passes on what a user or a supervisor sends to this process. SIGCHLD, SIGPIPE, SIGURG (Go's own) and

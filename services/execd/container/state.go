@@ -69,7 +69,7 @@ func illegal(s State, e Event) error {
 		return fault.FailedPrecondition.Errorf("CONTAINER_RUNNING", "the container is %s", s)
 	case e == Remove && s.Active():
 		return fault.FailedPrecondition.Errorf("CONTAINER_RUNNING", "the container is %s", s).
-			Hint("stop it first, or remove it by force")
+			Hint("stop it first, or remove it by force: `berth rm -f`")
 	case e == Pause && s == Paused:
 		return fault.FailedPrecondition.Errorf("CONTAINER_PAUSED", "the container is paused already")
 	case e == Unpause && s == Running:

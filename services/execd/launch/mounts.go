@@ -4,9 +4,12 @@ import (
 	"errors"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"berth/internal/fault"
 	"berth/libcontainer"
@@ -173,11 +176,28 @@ func (s *mountSet) user(spec *apiv1.ContainerSpec, volumes []*imagev1.VolumeMoun
 	return nil
 }
 
+// makeSource makes the directory of a bind mount, and missing parents, open to any user of the container as Docker's
+// are. A thread of its own has the umask for that, so that no mode is changed afterwards, when the path may already
+// name something else.
+func makeSource(dir string) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread and its umask end with this function
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			unix.Umask(0o022)
+			err = os.MkdirAll(dir, 0o755)
+		}
+		done <- err
+	}()
+	return <-done
+}
+
 func (s *mountSet) bind(m *apiv1.MountSpec, target string, attr mount.Attr) error {
 	source := path.Clean(m.Source)
 	_, err := os.Stat(source)
 	if errors.Is(err, os.ErrNotExist) && m.CreateSource {
-		err = os.MkdirAll(source, 0o755)
+		err = makeSource(source)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		return fault.InvalidArgument.Errorf("MOUNT_SOURCE", "bind source %s does not exist", source).With("path", source)

@@ -197,12 +197,15 @@ func (s *containerService) Attach(stream attachStream) error {
 		return err
 	}
 	i := c.Info()
+	if open.Attach.GetStdin() && !i.Spec.GetOpenStdin() && !i.Spec.GetTty() {
+		open.Attach.Stdin = false // it has none; as in Docker that is no error
+	}
+	if !i.State.Active() && open.AwaitStart {
+		return s.attachFirst(stream, c, open)
+	}
 	if !i.State.Up() {
 		return fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "container %s does not run", i.Name).
 			Hint("start it, or read its logs")
-	}
-	if open.Attach.GetStdin() && !i.Spec.GetOpenStdin() && !i.Spec.GetTty() {
-		open.Attach.Stdin = false // it has none; as in Docker that is no error
 	}
 	ctx := stream.Context()
 	t := wire.Target{ID: i.ID}

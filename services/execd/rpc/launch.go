@@ -35,7 +35,18 @@ func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*e
 	if err != nil {
 		return nil, err
 	}
-	i, err := s.life.Start(ctx, c, lifecycle.Given{Rootfs: req.Rootfs, Network: req.Network}, nil)
+	given := lifecycle.Given{Rootfs: req.Rootfs, Network: req.Network}
+	e := s.awaiting.take(c.Info().ID)
+	if e == nil {
+		i, err := s.life.Start(ctx, c, given, nil)
+		if err != nil {
+			return nil, err
+		}
+		return startResponse(i), nil
+	}
+	i, err := s.life.Start(ctx, c, given, e.client)
+	e.client.Far.Close()
+	e.started <- i
 	if err != nil {
 		return nil, err
 	}

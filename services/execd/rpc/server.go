@@ -21,10 +21,11 @@ import (
 
 // Server has execd's services.
 type Server struct {
-	log     hclog.Logger
-	life    *lifecycle.Manager
-	events  *events.Ring
-	watcher *logfile.Watcher
+	log      hclog.Logger
+	life     *lifecycle.Manager
+	events   *events.Ring
+	watcher  *logfile.Watcher
+	awaiting awaiting
 }
 
 // New makes a server over a manager.

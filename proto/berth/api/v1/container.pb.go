@@ -5649,10 +5649,13 @@ func (x *CreateResponse_Result) GetWarnings() []string {
 }
 
 type AttachRequest_Open struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
-	Attach        *AttachOptions         `protobuf:"bytes,2,opt,name=attach,proto3" json:"attach,omitempty"`
-	TerminalSize  *TerminalSize          `protobuf:"bytes,3,opt,name=terminal_size,json=terminalSize,proto3" json:"terminal_size,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Container    string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Attach       *AttachOptions         `protobuf:"bytes,2,opt,name=attach,proto3" json:"attach,omitempty"`
+	TerminalSize *TerminalSize          `protobuf:"bytes,3,opt,name=terminal_size,json=terminalSize,proto3" json:"terminal_size,omitempty"`
+	// For a container that does not run: attach to its next start, whose first output is not missed. One client at
+	// a time may wait for a start; the call ends when that start fails. Without it such a container is an error.
+	AwaitStart    bool `protobuf:"varint,4,opt,name=await_start,json=awaitStart,proto3" json:"await_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5706,6 +5709,13 @@ func (x *AttachRequest_Open) GetTerminalSize() *TerminalSize {
 		return x.TerminalSize
 	}
 	return nil
+}
+
+func (x *AttachRequest_Open) GetAwaitStart() bool {
+	if x != nil {
+		return x.AwaitStart
+	}
+	return false
 }
 
 type ExecRequest_Open struct {
@@ -6295,16 +6305,18 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\tprocesses\x18\x02 \x03(\v2\x18.berth.api.v1.TopProcessR\tprocesses\"$\n" +
 	"\n" +
 	"TopProcess\x12\x16\n" +
-	"\x06fields\x18\x01 \x03(\tR\x06fields\"\xd7\x02\n" +
+	"\x06fields\x18\x01 \x03(\tR\x06fields\"\xf8\x02\n" +
 	"\rAttachRequest\x126\n" +
 	"\x04open\x18\x01 \x01(\v2 .berth.api.v1.AttachRequest.OpenH\x00R\x04open\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x124\n" +
 	"\x06resize\x18\x03 \x01(\v2\x1a.berth.api.v1.TerminalSizeH\x00R\x06resize\x12\x18\n" +
-	"\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x1a\x9a\x01\n" +
+	"\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x1a\xbb\x01\n" +
 	"\x04Open\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
 	"\x06attach\x18\x02 \x01(\v2\x1b.berth.api.v1.AttachOptionsR\x06attach\x12?\n" +
-	"\rterminal_size\x18\x03 \x01(\v2\x1a.berth.api.v1.TerminalSizeR\fterminalSizeB\t\n" +
+	"\rterminal_size\x18\x03 \x01(\v2\x1a.berth.api.v1.TerminalSizeR\fterminalSize\x12\x1f\n" +
+	"\vawait_start\x18\x04 \x01(\bR\n" +
+	"awaitStartB\t\n" +
 	"\amessage\"\xa2\x01\n" +
 	"\x0eAttachResponse\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x19.berth.api.v1.OutputChunkH\x00R\x06output\x122\n" +
