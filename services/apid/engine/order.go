@@ -74,8 +74,8 @@ func (e *Engine) settleSoon(ctx context.Context, id string) {
 
 // settleRun is settle for the container of an attached run, whose exit we have
 // just been told of: without asking for what we know (of a container to remove
-// on exit execd tells when it has dropped the record), and with the upper
-// directory removed after the reply.
+// on exit execd tells when it has dropped the record), and with all
+// that nobody waits for removed after the reply.
 func (e *Engine) settleRun(ctx context.Context, c container) {
 	if policy := c.spec.Restart.GetName(); policy != "" && policy != "no" {
 		e.settleSoon(ctx, c.id) // execd may be restarting it
@@ -83,6 +83,15 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 	}
 	defer e.locks.lock(c.id)()
 	if e.gone.has(c.id) {
+		return
+	}
+	if c.spec.AutoRemove && !coveted(c.spec.Network) {
+		e.gone.add(c.id)
+		e.background(ctx, func(ctx context.Context) {
+			if e.release(ctx, c.id, true) != nil {
+				e.wakeLater()
+			}
+		})
 		return
 	}
 	err := e.detach(ctx, c.id)
@@ -100,6 +109,19 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 		e.wakeLater()
 	}
 }
+
+// coveted reports whether an endpoint may have what the client, told of the exit, could want for something else at once:
+// ports, an address of its choice, or a network that it could remove now.
+func coveted(n *apiv1.NetworkSpec) bool {
+	switch n.GetMode() {
+	case "", defaultNetwork, "none", "host":
+		return len(n.GetPorts()) > 0 || n.GetPublishAll() || n.GetIp() != "" || n.GetMacAddress() != ""
+	}
+	return true
+}
+
+// defaultNetwork is always there; containers that name no network are in it.
+const defaultNetwork = "bridge"
 
 // attendance is how long an attached run has to settle its container before the janitor looks: both at once would ask
 // everything twice while the client waits.
