@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -124,6 +125,9 @@ func explain(err error) (text, hint string, code int) {
 	}
 	if hint == "" {
 		hint = nextStep[reason]
+	}
+	if hint == "" && strings.Contains(text, syscall.ENOSPC.Error()) {
+		hint = "make room on the disk of the engine's state directory: `berth system df`, `berth image prune`"
 	}
 	if s.Code() == codes.Unimplemented && hint == "" {
 		hint = "this version of the engine does not have it; `berth version` shows client and daemons"

@@ -26,6 +26,15 @@ type jobRow struct {
 	Progress string
 	Error    string
 	Result   string
+	Steps    []jobStep
+}
+
+// jobStep is a step of a job, its times in microseconds.
+type jobStep struct {
+	Name, Daemon                 string
+	OffsetMicros, DurationMicros int64
+	Done                         bool
+	Error                        string
 }
 
 func (a *app) jobsCommand() *cobra.Command {
@@ -79,8 +88,14 @@ func newJobRow(j *apiv1.Job, noTrunc bool) jobRow {
 	if pr := j.GetProgress(); pr.GetJobTotalBytes() > 0 {
 		p = fmt.Sprintf("%s / %s", format.Bytes(pr.GetJobCurrentBytes()), format.Bytes(pr.GetJobTotalBytes()))
 	}
+	steps := []jobStep{}
+	for _, t := range j.GetSteps() {
+		steps = append(steps, jobStep{t.GetName(), t.GetDaemon(), t.GetOffset().AsDuration().Microseconds(),
+			t.GetDuration().AsDuration().Microseconds(), t.GetDone(), t.GetError()})
+	}
 	return jobRow{
-		ID: j.GetId(), Kind: j.GetKind(), Target: target, State: jobState(j), Caller: callerText(j.GetCaller()),
+		Steps: steps,
+		ID:    j.GetId(), Kind: j.GetKind(), Target: target, State: jobState(j), Caller: callerText(j.GetCaller()),
 		Created: format.Ago(j.GetCreatedAt().AsTime()), Took: jobTook(j), Progress: p, Error: j.GetError(), Result: j.GetResult(),
 	}
 }

@@ -78,3 +78,14 @@ func TestBindSourceMade(t *testing.T) {
 		}
 	}
 }
+
+// TestJobSteps: a script gets the time of each step.
+func TestJobSteps(t *testing.T) {
+	e := harness.Shared(t)
+	img := e.Busybox(t)
+	e.Berth(t, "run", "--rm", "--name", "steps", img, "true")
+	id := lines(e.Berth(t, "jobs", "-q", "--filter", "target=steps"))[0]
+	if out := e.Berth(t, "jobs", "show", "--format", "json", id); !strings.Contains(out, `"DurationMicros":`) || !strings.Contains(out, `"Daemon":"execd"`) {
+		t.Errorf("jobs show --format json: %s", out)
+	}
+}

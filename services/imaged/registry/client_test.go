@@ -1,11 +1,15 @@
 package registry
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"testing"
+
+	"berth/internal/fault"
 )
 
 func TestIsLoopback(t *testing.T) {
@@ -95,3 +99,14 @@ func BenchmarkPlainHTTP(b *testing.B) {
 type onlyWriter struct{}
 
 func (onlyWriter) Write(p []byte) (int, error) { return len(p), nil }
+
+// TestInterruptedHasReason: without a reason apid takes it for imaged being away.
+func TestInterruptedHasReason(t *testing.T) {
+	err := fmt.Errorf("layer x: %w", &InterruptedError{Offset: 1, Size: 2, Err: io.ErrUnexpectedEOF})
+	if fault.KindOf(err) != fault.Unavailable || fault.ReasonOf(err) != "DOWNLOAD_INTERRUPTED" || fault.HintOf(err) == "" {
+		t.Errorf("kind %v, reason %q, hint %q", fault.KindOf(err), fault.ReasonOf(err), fault.HintOf(err))
+	}
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Error("the cause is lost")
+	}
+}

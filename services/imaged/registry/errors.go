@@ -34,6 +34,7 @@ var (
 	loginRefused    = problem{fault.Unauthenticated, "REGISTRY_LOGIN_REFUSED"}
 	denied          = problem{fault.PermissionDenied, "REGISTRY_DENIED"}
 	unavailable     = problem{fault.Unavailable, "REGISTRY_UNAVAILABLE"}
+	interrupted     = problem{fault.Unavailable, "DOWNLOAD_INTERRUPTED"}
 	untrusted       = problem{fault.FailedPrecondition, "REGISTRY_TLS"}    // certificate or protocol not acceptable
 	refused         = problem{fault.FailedPrecondition, "REGISTRY_UNSAFE"} // obeying the registry would leak or downgrade
 	tooLarge        = problem{fault.ResourceExhausted, "REGISTRY_TOO_LARGE"}
@@ -59,7 +60,11 @@ func (e *InterruptedError) Error() string {
 	return fmt.Sprintf("download interrupted at byte %d of %d: %v", e.Offset, e.Size, e.Err)
 }
 
-func (e *InterruptedError) Unwrap() []error { return []error{fault.Unavailable, e.Err} }
+// Unwrap gives the error a reason of its own: Unavailable without one is how gRPC says that
+// imaged itself is away.
+func (e *InterruptedError) Unwrap() []error {
+	return []error{interrupted.errorf("download interrupted").Hint("pull again; the layers that are complete are kept"), e.Err}
+}
 
 func invalid(format string, args ...any) error {
 	return malformed.errorf(format, args...)
