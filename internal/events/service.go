@@ -48,6 +48,12 @@ var objects = []string{"container", "image", "network", "volume"}
 
 var keys = append([]string{"type", "event", "label", "daemon", "scope"}, objects...)
 
+// CheckFilters returns the error that a watch with these filters gets.
+func CheckFilters(list []string) error {
+	_, err := filter(list)
+	return err
+}
+
 // filter makes a predicate of "key=value" filters: those of one key are
 // alternatives, keys must all hold; labels must all be there.
 func filter(list []string) (func(*apiv1.Event) bool, error) {

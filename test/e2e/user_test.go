@@ -89,3 +89,8 @@ func TestJobSteps(t *testing.T) {
 		t.Errorf("jobs show --format json: %s", out)
 	}
 }
+
+func TestUnknownEventFilter(t *testing.T) {
+	e := harness.Shared(t)
+	e.Fails(t, 1, []string{"bogus=x", "type"}, "events", "--until", "0s", "--filter", "bogus=x")
+}

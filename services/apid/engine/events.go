@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"berth/internal/events"
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/apid/backend"
@@ -81,6 +82,9 @@ const eventBacklog = 1024
 // Watch is EventService.Watch. A daemon that is away, or goes away, is left out
 // until it is back; its events of the meantime follow then.
 func (s *Events) Watch(req *apiv1.EventServiceWatchRequest, client grpc.ServerStreamingServer[apiv1.EventServiceWatchResponse]) error {
+	if err := events.CheckFilters(req.GetFilters()); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(client.Context())
 	defer cancel(nil)
 	if req.Until != nil {
