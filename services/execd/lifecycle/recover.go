@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -201,11 +202,43 @@ func (m *Manager) sweepStrays() {
 	}
 }
 
+// secondLook is how much later an empty group must still be empty to be taken for
+// a leftover: a launch is in it long before.
+const secondLook = 5 * time.Second
+
 // sweepGroups removes the cgroups that no container has. Those that the present
-// monitor keeps ready, or is just starting something in, it knows by their names;
-// of these it takes the empty ones, of containers whose last execd died before it
-// came to remove them.
+// monitor keeps ready, or is just starting something in, it knows by their names.
+// An empty one of these may be a leftover of a launch that was cut short, or one
+// that is being filled this moment, which only time tells.
 func (m *Manager) sweepGroups() {
+	var suspects []string
+	m.strayGroups(func(name string) {
+		pid := m.keeper.MonitorPid()
+		if starter.Pooled(name) && (pid == 0 || starter.PooledBy(name, pid)) {
+			if m.empty(name) {
+				suspects = append(suspects, name)
+			}
+			return
+		}
+		m.sweepGroup(name)
+	})
+	if len(suspects) == 0 {
+		return
+	}
+	time.AfterFunc(secondLook, func() {
+		m.janitor.later(func() {
+			m.strayGroups(func(name string) {
+				if slices.Contains(suspects, name) && m.empty(name) {
+					m.sweepGroup(name)
+				}
+			})
+		})
+	})
+}
+
+// strayGroups calls f for the cgroups of containers and of pools that no container
+// is known to have.
+func (m *Manager) strayGroups(f func(name string)) {
 	groups, err := m.parent.List()
 	if err != nil {
 		m.Log.Warn("list cgroups", "error", err)
@@ -219,16 +252,15 @@ func (m *Manager) sweepGroups() {
 		}
 	}
 	for _, name := range groups {
-		pooled := starter.Pooled(name)
-		if used[name] || !pooled && container.CheckID(name) != nil {
-			continue
+		if !used[name] && (starter.Pooled(name) || container.CheckID(name) == nil) {
+			f(name)
 		}
-		if pooled && starter.PooledBy(name, m.keeper.MonitorPid()) && !m.empty(name) {
-			continue
-		}
-		if err := m.deleteGroup(name); err != nil {
-			m.Log.Warn("sweep cgroup", "name", name, "error", err)
-		}
+	}
+}
+
+func (m *Manager) sweepGroup(name string) {
+	if err := m.deleteGroup(name); err != nil {
+		m.Log.Warn("sweep cgroup", "name", name, "error", err)
 	}
 }
 

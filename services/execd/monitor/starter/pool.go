@@ -84,11 +84,30 @@ func (s *Starter) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.parents {
+		removeEmpty(p)         // of launches that were cut short
 		if p.Delete() != nil { // there are groups left: somebody else's affair
 			p.Close()
 		}
 	}
 	s.launcher.Close()
+}
+
+// removeEmpty removes the pool's groups that nothing is in.
+func removeEmpty(p *cgroup.Parent) {
+	names, _ := p.List()
+	for _, name := range names {
+		if !Pooled(name) {
+			continue
+		}
+		g, err := p.Open(name)
+		if err != nil {
+			continue
+		}
+		if procs, err := g.Procs(); err == nil && len(procs) == 0 {
+			g.Delete()
+		}
+		g.Close()
+	}
 }
 
 // groupPrefix and the monitor's pid begin the names of the pool's cgroups, so
