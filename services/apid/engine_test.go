@@ -106,6 +106,8 @@ func TestRunAttached(t *testing.T) {
 			w := newWorld(t)
 			spec := runSpec("echo")
 			spec.AutoRemove = rm
+			// Without a port the endpoint of a --rm container may go after the reply.
+			spec.Network = &apiv1.NetworkSpec{Ports: []*apiv1.PortMapping{{HostPort: 8080, ContainerPort: 80}}}
 			s, err := openRun(testContext(t), w, &apiv1.RunRequest_Open{Spec: spec, Attach: &apiv1.AttachOptions{Stdin: true, Stdout: true}, Trace: true})
 			if err != nil {
 				t.Fatal(err)
