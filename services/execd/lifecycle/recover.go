@@ -206,15 +206,24 @@ func (m *Manager) sweepStrays() {
 // a leftover: a launch is in it long before.
 const secondLook = 5 * time.Second
 
+// betweenMonitors is when to ask again who the monitor is.
+const betweenMonitors = 20 * time.Millisecond
+
 // sweepGroups removes the cgroups that no container has. Those that the present
 // monitor keeps ready, or is just starting something in, it knows by their names.
 // An empty one of these may be a leftover of a launch that was cut short, or one
 // that is being filled this moment, which only time tells.
 func (m *Manager) sweepGroups() {
+	pid := m.keeper.MonitorPid()
+	if pid == 0 { // between two monitors, whose pools cannot be told apart yet
+		if m.life.Err() == nil {
+			time.AfterFunc(betweenMonitors, func() { m.janitor.later(m.sweepGroups) })
+		}
+		return
+	}
 	var suspects []string
 	m.strayGroups(func(name string) {
-		pid := m.keeper.MonitorPid()
-		if starter.Pooled(name) && (pid == 0 || starter.PooledBy(name, pid)) {
+		if starter.PooledBy(name, pid) || starter.PooledBy(name, m.keeper.MonitorPid()) {
 			if m.empty(name) {
 				suspects = append(suspects, name)
 			}
