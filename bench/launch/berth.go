@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+
+	"berth/bench/machine"
 )
 
 func startBerth(o options, image string) (*peer, error) {
@@ -24,7 +26,7 @@ func startBerth(o options, image string) (*peer, error) {
 	p.atEnd(func() error { return p.all(env, []string{berth, "rm", "-f", "sleeper"}) })
 	for name := range engineGroups() {
 		if !before[name] {
-			p.charge.containers = name
+			p.charge.Containers = name
 		}
 	}
 	p.version, _ = p.do(env, berth, "--version")
@@ -38,11 +40,11 @@ func startBerth(o options, image string) (*peer, error) {
 
 // engineGroups are the control groups of Berth instances: the one that appears is ours.
 func engineGroups() map[string]bool {
-	h, _ := hierarchy()
+	h, _ := machine.Hierarchy()
 	found := map[string]bool{}
 	dirs, _ := filepath.Glob(h + "/berth*")
 	for _, d := range dirs {
-		if name := filepath.Base(d); name != top {
+		if name := filepath.Base(d); name != machine.Top {
 			found[name] = true
 		}
 	}

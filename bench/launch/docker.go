@@ -24,7 +24,7 @@ func startDocker(o options, image string) (*peer, error) {
 	}
 	defer log.Close()
 	daemon := exec.Command("dockerd", "--data-root", dir+"/root", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
-		"--host", socket, "--cgroup-parent", "/"+p.charge.containers)
+		"--host", socket, "--cgroup-parent", "/"+p.charge.Containers)
 	daemon.Stdout, daemon.Stderr = log, log
 	if err := p.background(daemon); err != nil {
 		return p, err

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"berth/bench/machine"
 )
 
 type options struct {
@@ -89,7 +91,7 @@ func run(o options) (err error) {
 		tables = append(tables, newTable(group, cs))
 	}
 
-	r := report{host: describeHost(), peers: versions(peers), rounds: o.rounds, tables: tables, bars: judge(tables)}
+	r := report{host: machine.Describe(), peers: versions(peers), rounds: o.rounds, tables: tables, bars: judge(tables)}
 	fmt.Print(r.text())
 	if err := os.WriteFile(filepath.Join(o.out, "launch.md"), []byte(r.markdown()), 0o644); err != nil {
 		return err

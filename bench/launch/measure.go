@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"berth/bench/machine"
 )
 
 // contender is one command line whose time counts.
@@ -16,7 +18,7 @@ type contender struct {
 	group, name string
 	args        []string
 	env         []string
-	charge      account // where its CPU time, and that of the daemons behind it, is counted
+	charge      machine.Account // where its CPU time, and that of the daemons behind it, is counted
 
 	walls     []time.Duration
 	cpu       time.Duration // per run
@@ -73,14 +75,14 @@ func measure(cs []*contender, warm, rounds int, interrupted <-chan os.Signal) er
 			continue
 		}
 		time.Sleep(settle)
-		before := c.charge.used()
+		before := c.charge.Used()
 		for range cpuRuns {
 			if _, err := c.once(out); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 		time.Sleep(settle)
-		c.cpu = (c.charge.used() - before) / cpuRuns
+		c.cpu = (c.charge.Used() - before) / cpuRuns
 	}
 	return nil
 }
@@ -111,7 +113,7 @@ func (c *contender) once(out *os.File) (time.Duration, error) {
 	go func() {
 		// The thread may join a control group, so it ends with this goroutine.
 		runtime.LockOSThread()
-		if err := c.charge.enter(cmd); err != nil {
+		if err := c.charge.Enter(cmd); err != nil {
 			done <- result{err: err}
 			return
 		}

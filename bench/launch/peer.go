@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"berth/bench/machine"
 )
 
 // peer is a program under test: its commands, and how to end it.
@@ -16,13 +18,13 @@ type peer struct {
 	name       string
 	version    string
 	required   bool // without it there is nothing to compare
-	charge     account
+	charge     machine.Account
 	contenders []*contender
 	stop       []func() error // in reverse order
 }
 
 func newPeer(name string) (*peer, error) {
-	charge, err := newAccount(name)
+	charge, err := machine.NewAccount(name)
 	return &peer{name: name, charge: charge}, err
 }
 
@@ -37,7 +39,7 @@ func (p *peer) close() (err error) {
 	for i := len(p.stop) - 1; i >= 0; i-- {
 		err = errors.Join(err, p.stop[i]())
 	}
-	return errors.Join(err, p.charge.close())
+	return errors.Join(err, p.charge.Close())
 }
 
 // do runs a command of the peer to its end, and gives its output.
@@ -96,7 +98,7 @@ func (p *peer) background(cmd *exec.Cmd) error {
 // start starts a command in the peer's account. The thread may join a control group, so it ends with its goroutine.
 func (p *peer) start(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
-	if err := p.charge.enter(cmd); err != nil {
+	if err := p.charge.Enter(cmd); err != nil {
 		return err
 	}
 	return cmd.Start()

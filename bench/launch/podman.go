@@ -55,7 +55,7 @@ tmp_dir = "%[3]s/tmp"
 		env = append(env, key+"="+path)
 	}
 	run := func(words ...string) []string {
-		return append([]string{"podman", "run", "--cgroup-parent", "/" + p.charge.containers}, words...)
+		return append([]string{"podman", "run", "--cgroup-parent", "/" + p.charge.Containers}, words...)
 	}
 	p.atEnd(func() error { return p.all(env, []string{"podman", "rm", "-af", "-t", "0"}) })
 	if err := p.all(env, []string{"podman", "import", "-q", image, imageName}, run("-d", "--name", "sleeper", imageName, "sleep", "86400")); err != nil {

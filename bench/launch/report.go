@@ -100,6 +100,15 @@ func (b bar) verdict() string {
 	return "FAIL"
 }
 
+// versions is a line for each peer.
+func versions(peers []*peer) (out []string) {
+	for _, p := range peers {
+		first, _, _ := strings.Cut(p.version, "\n")
+		out = append(out, first)
+	}
+	return out
+}
+
 // report is everything one run found.
 type report struct {
 	host   string

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"berth/bench/machine"
 )
 
 func newCrun(o options, _ string) (*peer, error) {
@@ -27,7 +29,7 @@ func bareRuntime(o options, name string, runtime ...string) (*peer, error) {
 	words := func(more ...string) []string { return append(runtime[:len(runtime):len(runtime)], more...) }
 	for bundle, args := range map[string][]string{"true": {"/bin/true"}, "sleep": {"/bin/sleep", "86400"}} {
 		dir := filepath.Join(o.work, name, bundle)
-		if err := makeBundle(dir, o.work+"/fs", "/"+p.charge.containers+"/"+bundle, args); err != nil {
+		if err := makeBundle(dir, o.work+"/fs", "/"+p.charge.Containers+"/"+bundle, args); err != nil {
 			return p, err
 		}
 	}
@@ -82,7 +84,7 @@ func newFloors(o options, _ string) (*peer, error) {
 	if err != nil {
 		return p, err
 	}
-	p.version = "Linux " + kernelRelease()
+	p.version = "Linux " + machine.KernelRelease()
 	p.add("run", "kernel: namespaces, fork, exec", nil, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--mount-proc", "/bin/busybox", "true")
 	p.add("run", "kernel: fork, exec", nil, "/bin/busybox", "true")
 	return p, nil

@@ -1,4 +1,5 @@
-package main
+// Package machine is what the benchmarks share: control groups that count CPU time, and what the machine is.
+package machine
 
 import (
 	"bufio"
@@ -13,19 +14,19 @@ import (
 	"time"
 )
 
-// account counts CPU time by control groups: one that clients and daemons of a peer start in, and one that its
+// Account counts CPU time by control groups: one that clients and daemons of a peer start in, and one that its
 // containers live in. They stand side by side, as v2 allows no processes in a group above others.
-type account struct {
+type Account struct {
 	name       string
-	containers string // path below the root of the hierarchy
+	Containers string // path below the root of the hierarchy
 	fd         int    // of the first group; v2 only
 }
 
-// top holds the groups of all accounts.
-const top = "berth-bench"
+// Top holds the groups of all accounts.
+const Top = "berth-bench"
 
-// hierarchy is where CPU time is counted: cpuacct of cgroup v1, or v2.
-func hierarchy() (dir string, v2 bool) {
+// Hierarchy is where CPU time is counted: cpuacct of cgroup v1, or v2.
+func Hierarchy() (dir string, v2 bool) {
 	for _, d := range []string{"/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/cpu,cpuacct"} {
 		if _, err := os.Stat(d + "/cpuacct.usage"); err == nil {
 			return d, false
@@ -34,12 +35,13 @@ func hierarchy() (dir string, v2 bool) {
 	return "/sys/fs/cgroup", true
 }
 
-func newAccount(name string) (account, error) {
-	a := account{name: name, containers: filepath.Join(top, name+"-containers"), fd: -1}
+// NewAccount makes the groups of a peer. Close it in the end.
+func NewAccount(name string) (Account, error) {
+	a := Account{name: name, Containers: filepath.Join(Top, name+"-containers"), fd: -1}
 	if err := os.MkdirAll(a.dir(), 0o755); err != nil {
 		return a, err
 	}
-	if _, v2 := hierarchy(); !v2 {
+	if _, v2 := Hierarchy(); !v2 {
 		return a, nil
 	}
 	var err error
@@ -47,14 +49,14 @@ func newAccount(name string) (account, error) {
 	return a, os.NewSyscallError("open "+a.dir(), err)
 }
 
-func (a account) dir() string {
-	h, _ := hierarchy()
-	return filepath.Join(h, top, a.name)
+func (a Account) dir() string {
+	h, _ := Hierarchy()
+	return filepath.Join(h, Top, a.name)
 }
 
-// enter has a command begin in the account's group. On v1 it is the calling thread that joins, and its children follow;
+// Enter has a command begin in the account's group. On v1 it is the calling thread that joins, and its children follow;
 // v2 does not part the threads of a process, but lets a process begin elsewhere than its parent (clone3(2), Linux 5.7).
-func (a account) enter(cmd *exec.Cmd) error {
+func (a Account) Enter(cmd *exec.Cmd) error {
 	if a.fd < 0 {
 		return os.WriteFile(a.dir()+"/tasks", []byte(strconv.Itoa(syscall.Gettid())), 0)
 	}
@@ -65,10 +67,10 @@ func (a account) enter(cmd *exec.Cmd) error {
 	return nil
 }
 
-// used is the CPU time of the account so far. Groups that are gone have passed theirs on to the group above.
-func (a account) used() (sum time.Duration) {
-	h, v2 := hierarchy()
-	for _, g := range append([]string{filepath.Join(top, a.name)}, a.containers) {
+// Used is the CPU time of the account so far. Groups that are gone have passed theirs on to the group above.
+func (a Account) Used() (sum time.Duration) {
+	h, v2 := Hierarchy()
+	for _, g := range append([]string{filepath.Join(Top, a.name)}, a.Containers) {
 		if v2 {
 			sum += usageV2(filepath.Join(h, g, "cpu.stat"))
 			continue
@@ -95,8 +97,8 @@ func usageV2(path string) time.Duration {
 	return 0
 }
 
-// close kills what is left in the account's group and removes both groups, in every hierarchy.
-func (a account) close() (err error) {
+// Close kills what is left in the account's group and removes both groups, in every hierarchy.
+func (a Account) Close() (err error) {
 	if a.fd >= 0 {
 		_ = syscall.Close(a.fd)
 	}
@@ -110,8 +112,8 @@ func (a account) close() (err error) {
 		}
 		err = nil
 		for _, root := range append(roots, "/sys/fs/cgroup") {
-			err = errors.Join(err, removeTree(filepath.Join(root, top, a.name)), removeTree(filepath.Join(root, a.containers)))
-			_ = os.Remove(filepath.Join(root, top)) // by whoever is last
+			err = errors.Join(err, removeTree(filepath.Join(root, Top, a.name)), removeTree(filepath.Join(root, a.Containers)))
+			_ = os.Remove(filepath.Join(root, Top)) // by whoever is last
 		}
 		if err == nil || time.Now().After(deadline) {
 			return err
