@@ -173,14 +173,14 @@ func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.De
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	spool, err := newSpool(blob)
+	spool, err := store.NewSpool(blob)
 	if err != nil {
 		return "", err
 	}
-	defer spool.free()
+	defer spool.Free()
 	unpacked := make(chan unpackedLayer, 1)
 	go func() {
-		u := p.unpack(ctx, spool.reader())
+		u := p.unpack(ctx, spool.Reader())
 		if u.err != nil {
 			cancel(u.err) // no use in downloading the rest
 		}
@@ -190,7 +190,7 @@ func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.De
 	if err == nil {
 		err = blob.Verify()
 	}
-	spool.end(err)
+	spool.End(err)
 	if err != nil {
 		cancel(err)
 	} else {
@@ -276,7 +276,7 @@ const (
 )
 
 // download writes the blob to out, taking it up again where it broke off.
-func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *spool) error {
+func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *store.Spool) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -286,13 +286,13 @@ func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec
 	f.report(Downloading, 0)
 	failures := 0
 	for {
-		before := out.blob.Size()
+		before := out.Blob.Size()
 		err := p.downloadFrom(ctx, f, r, desc, out)
 		var broken *registry.InterruptedError
 		if !errors.As(err, &broken) || ctx.Err() != nil {
 			return err
 		}
-		if failures++; out.blob.Size() > before {
+		if failures++; out.Blob.Size() > before {
 			failures = 0
 		}
 		if failures >= attempts {
@@ -306,8 +306,8 @@ func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec
 	}
 }
 
-func (p *Puller) downloadFrom(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *spool) error {
-	body, err := p.Registry.Blob(ctx, reference.TrimNamed(r.Name), desc, out.blob.Size(), r.Auth)
+func (p *Puller) downloadFrom(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *store.Spool) error {
+	body, err := p.Registry.Blob(ctx, reference.TrimNamed(r.Name), desc, out.Blob.Size(), r.Auth)
 	if err != nil {
 		return err
 	}
@@ -322,7 +322,7 @@ func (p *Puller) downloadFrom(ctx context.Context, f *fetch, r Request, desc oci
 			}
 			if now := time.Now(); now.Sub(reported) >= reportEvery {
 				reported = now
-				f.report(Downloading, out.blob.Size())
+				f.report(Downloading, out.Blob.Size())
 			}
 		}
 		if err == io.EOF {

@@ -178,8 +178,3 @@ func syncDir(path string) error {
 	defer d.Close()
 	return d.Sync()
 }
-
-// Reader opens the blob for reading while it is being written. It sees what
-// has been written, unverified: only for work whose result is thrown away
-// unless Verify agrees in the end. The caller closes it.
-func (b *Staged) Reader() (*os.File, error) { return os.Open(b.file.Name()) }

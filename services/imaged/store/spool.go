@@ -1,19 +1,20 @@
-package pull
+package store
 
 import (
 	"io"
 	"os"
 	"sync"
-
-	"berth/services/imaged/store"
 )
 
-// spool is a blob that is read while it is still being written. The file is
+// Spool is a blob that is read while it is still being written. The file is
 // the buffer between network and unpacking: a registry is never kept waiting
 // by a slow disk, which some answer by closing the connection, and what was
 // written a moment ago is read from the page cache.
-type spool struct {
-	blob *store.Staged
+//
+// One goroutine writes; others read. What they read is unverified: their result
+// is thrown away unless the blob verifies in the end.
+type Spool struct {
+	Blob *Staged
 	file *os.File // a descriptor for reading
 
 	mu    sync.Mutex
@@ -23,18 +24,21 @@ type spool struct {
 	err   error // what readers get at the end, instead of io.EOF
 }
 
-func newSpool(blob *store.Staged) (*spool, error) {
-	f, err := blob.Reader()
+// NewSpool makes a spool of a blob nothing was written to yet. Free it in the
+// end; the blob stays the caller's.
+func NewSpool(blob *Staged) (*Spool, error) {
+	f, err := os.Open(blob.file.Name())
 	if err != nil {
 		return nil, err
 	}
-	s := &spool{blob: blob, file: f}
+	s := &Spool{Blob: blob, file: f}
 	s.moved.L = &s.mu
 	return s, nil
 }
 
-func (s *spool) Write(p []byte) (int, error) {
-	n, err := s.blob.Write(p)
+// Write appends to the blob.
+func (s *Spool) Write(p []byte) (int, error) {
+	n, err := s.Blob.Write(p)
 	s.mu.Lock()
 	s.size += int64(n)
 	s.mu.Unlock()
@@ -42,21 +46,23 @@ func (s *spool) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// end tells readers that nothing more comes, because of err if that is not nil.
-func (s *spool) end(err error) {
+// End tells readers that nothing more comes, because of err if that is not nil.
+// Whoever made the spool always calls it: readers wait for it.
+func (s *Spool) End(err error) {
 	s.mu.Lock()
 	s.ended, s.err = true, err
 	s.mu.Unlock()
 	s.moved.Broadcast()
 }
 
-func (s *spool) free() { s.file.Close() }
+// Free ends the reading: readers still there fail.
+func (s *Spool) Free() { s.file.Close() }
 
-// reader reads from the start, waiting for what is not there yet.
-func (s *spool) reader() io.Reader { return &spoolReader{s: s} }
+// Reader reads from the start, waiting for what is not there yet.
+func (s *Spool) Reader() io.Reader { return &spoolReader{s: s} }
 
 type spoolReader struct {
-	s   *spool
+	s   *Spool
 	off int64
 }
 
@@ -74,8 +80,8 @@ func (r *spoolReader) Read(p []byte) (int, error) {
 }
 
 // wait blocks until there is more than off and gives the size, or until the
-// end: whoever began the spool always calls end.
-func (s *spool) wait(off int64) (int64, error) {
+// end.
+func (s *Spool) wait(off int64) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.size <= off && !s.ended {
