@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 if [ -z "${BERTH_BENCH_INSIDE:-}" ]; then
 	scripts/setup.sh bench
 	mkdir -p bench/results
-	GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=0 go build -o bin/bench-launch ./bench/launch
+	export GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=0
+	go build -o bin/bench-launch ./bench/launch
+	go build -o bin/bench-worker -tags grpcnotrace ./bench/worker
 	exec unshare --net --mount --propagation private env BERTH_BENCH_INSIDE=1 "$0" "$@"
 fi
 

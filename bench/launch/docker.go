@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func startDocker(o options, image string) (*peer, error) {
+func startDocker(o options) (*peer, error) {
 	p, err := newPeer("docker")
 	if err != nil {
 		return p, err
@@ -38,15 +38,15 @@ func startDocker(o options, image string) (*peer, error) {
 			return p, fmt.Errorf("dockerd does not answer: %w", err)
 		}
 	}
-	if err := p.all(env, []string{"docker", "import", image, imageName},
+	if err := p.all(env, []string{"docker", "import", o.image, imageName},
 		[]string{"docker", "run", "-d", "--name", "sleeper", imageName, "sleep", "86400"}); err != nil {
 		return p, err
 	}
 	p.atEnd(func() error { return p.all(env, []string{"docker", "rm", "-f", "sleeper"}) })
 	p.version, _ = p.do(env, "docker", "--version")
-	p.add("run", "docker run, bridge", env, "docker", "run", "--rm", imageName, "true")
-	p.add("run", "docker run, --network none", env, "docker", "run", "--rm", "--network", "none", imageName, "true")
-	p.add("exec", "docker exec", env, "docker", "exec", "sleeper", "true")
+	p.add("run", "docker run, bridge", env, "docker", "run", "--rm", imageName, "/bin/true")
+	p.add("run", "docker run, --network none", env, "docker", "run", "--rm", "--network", "none", imageName, "/bin/true")
+	p.add("exec", "docker exec", env, "docker", "exec", "sleeper", "/bin/true")
 	p.add("client", "docker --version", env, "docker", "--version")
 	p.add("client", "docker ps", env, "docker", "ps")
 	return p, nil

@@ -1,100 +1,132 @@
-// Launch times what users wait for when they start containers, for Berth and for its peers in the same run.
+// Launch times what users wait for when they start containers, for Berth and for its peers in the same run, and holds
+// the outcome against what the engine promises (bars.go).
 //
-// Engines are started by hand, with state of their own; each contender's processes live in a control group of its own,
-// which counts their CPU time. In every round each contender runs once, in an order that rotates: a noisy moment of the
-// machine hits all of them alike. The ratios are what to look at; the milliseconds are this machine's.
+// Engines are started by hand, with state of their own; each peer's processes live in a control group of their own,
+// which counts their CPU time. Contenders take turns: a noisy moment of the machine hits all of them alike. The ratios
+// are what to look at; the milliseconds are this machine's.
 //
 // bench/launch.sh prepares the namespaces and the disk, and starts it.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"berth/bench/machine"
 )
 
 type options struct {
 	work, bin, out string
+	image          string // a tar of a root file system
 	rounds, warm   int
+	only           []string // names of groups; empty: all
+	match          *regexp.Regexp
+	quick          bool
 }
+
+func (o options) wants(group string) bool { return len(o.only) == 0 || slices.Contains(o.only, group) }
 
 // Threads that joined a control group are to end, which the first thread of a process cannot: it is main's alone.
 func init() { runtime.LockOSThread() }
 
 func main() {
 	var o options
+	var only string
 	flag.StringVar(&o.work, "work", "", "directory for all state, on the file system to measure on")
 	flag.StringVar(&o.bin, "bin", "bin", "directory with Berth's programs")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the report")
-	flag.IntVar(&o.rounds, "n", 60, "rounds")
+	flag.IntVar(&o.rounds, "n", 0, "rounds (default 40, or 15 when quick)")
 	flag.IntVar(&o.warm, "warm", 3, "rounds before those that count")
+	flag.StringVar(&only, "only", "", "groups to measure, with commas between: "+strings.Join(groupNames(), ","))
+	flag.Func("match", "take only contenders whose name this regular expression matches, and crun", func(text string) (err error) {
+		o.match, err = regexp.Compile(text)
+		return err
+	})
+	flag.BoolVar(&o.quick, "quick", false, "for development: under a minute, without docker, podman and runc; writes no report")
 	flag.Parse()
-	if o.work == "" || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "bench: start it with bench/launch.sh")
+	if only != "" {
+		o.only = strings.Split(only, ",")
+	}
+	if err := o.check(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
 	}
-	if err := run(o); err != nil {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(o options) (err error) {
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+func (o *options) check() error {
+	if o.work == "" || flag.NArg() > 0 {
+		return errors.New("start it with bench/launch.sh")
+	}
+	for _, name := range o.only {
+		if !slices.Contains(groupNames(), name) {
+			return fmt.Errorf("there is no group %q: there are %s", name, strings.Join(groupNames(), ", "))
+		}
+	}
+	if o.quick && len(o.only) == 0 {
+		o.only = []string{"run", "exec", "client"}
+	}
+	if o.rounds <= 0 {
+		o.rounds = map[bool]int{false: 40, true: 15}[o.quick]
+	}
+	return nil
+}
 
-	image, err := makeImage(o.work)
+func run(ctx context.Context, o options) (err error) {
+	began := time.Now()
+	if o.image, err = makeImage(o.work); err != nil {
+		return err
+	}
+	s, err := startAll(ctx, o)
+	defer func() { err = errors.Join(err, s.close()) }()
 	if err != nil {
 		return err
 	}
-	var peers []*peer
-	defer func() {
-		for _, p := range peers {
-			err = errors.Join(err, p.close())
+	r := report{host: machine.Describe(), versions: versions(s.peers), leftOut: s.leftOut, rounds: o.rounds, selected: strings.Join(o.only, ", ")}
+	for _, g := range groups {
+		if !o.wants(g.name) {
+			continue
 		}
-	}()
-	for _, start := range []func(options, string) (*peer, error){startBerth, startDocker, startPodman, newCrun, newRunc, newFloors} {
-		p, e := start(o, image)
-		if p != nil {
-			peers = append(peers, p)
+		fmt.Fprintf(os.Stderr, "bench: %3.0f s: %s\n", time.Since(began).Seconds(), g.name)
+		f, err := g.measure(ctx, s, g.group)
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
 		}
-		if e != nil {
-			if p == nil || p.required {
-				return e
-			}
-			fmt.Fprintln(os.Stderr, "bench: left out:", e)
-			p.contenders = nil
-		}
+		r.findings = append(r.findings, f)
 	}
-
-	var tables []table
-	for _, group := range groups {
-		var cs []*contender
-		for _, p := range peers {
-			for _, c := range p.contenders {
-				if c.group == group.name {
-					cs = append(cs, c)
-				}
-			}
-		}
-		fmt.Fprintf(os.Stderr, "bench: %s, %d contenders, %d rounds\n", group.name, len(cs), o.rounds)
-		if err := measure(cs, o.warm, o.rounds, interrupted); err != nil {
+	r.took = time.Since(began)
+	fmt.Print(r.text())
+	if !o.quick {
+		if err := r.write(o.out); err != nil {
 			return err
 		}
-		tables = append(tables, newTable(group, cs))
 	}
+	return r.failure(o.quick)
+}
 
-	r := report{host: machine.Describe(), peers: versions(peers), rounds: o.rounds, tables: tables, bars: judge(tables)}
-	fmt.Print(r.text())
-	if err := os.WriteFile(filepath.Join(o.out, "launch.md"), []byte(r.markdown()), 0o644); err != nil {
-		return err
+// failure is an error when a bar was missed, or could not be judged although its group was measured in full.
+func (r report) failure(quick bool) error {
+	count := map[verdict]int{}
+	for _, j := range r.judged() {
+		count[j.verdict]++
 	}
-	return os.WriteFile(filepath.Join(o.out, "launch.svg"), []byte(plot(tables)), 0o644)
+	if count[missed] > 0 || count[notMeasured] > 0 && !quick {
+		return fmt.Errorf("%d bars met, %d missed, %d open, %d not measured", count[met], count[missed], count[open], count[notMeasured])
+	}
+	return nil
 }

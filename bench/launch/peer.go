@@ -1,23 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
-	"os"
 	"os/exec"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
 	"berth/bench/machine"
 )
 
-// peer is a program under test: its commands, and how to end it.
+// peer is a program under test: its contenders, and how to end it.
 type peer struct {
 	name       string
 	version    string
-	required   bool // without it there is nothing to compare
 	charge     machine.Account
 	contenders []*contender
 	stop       []func() error // in reverse order
@@ -28,35 +24,21 @@ func newPeer(name string) (*peer, error) {
 	return &peer{name: name, charge: charge}, err
 }
 
-// add gives the peer a contender.
-func (p *peer) add(group, name string, env []string, args ...string) {
-	p.contenders = append(p.contenders, &contender{group: group, name: name, args: args, env: env, charge: p.charge})
-}
-
 func (p *peer) atEnd(f func() error) { p.stop = append(p.stop, f) }
 
 func (p *peer) close() (err error) {
 	for i := len(p.stop) - 1; i >= 0; i-- {
 		err = errors.Join(err, p.stop[i]())
 	}
+	p.stop = nil
 	return errors.Join(err, p.charge.Close())
 }
 
-// do runs a command of the peer to its end, and gives its output.
+// do runs a command of the peer to its end, and gives its output. Cleaning up goes this way too, so that an interrupt
+// does not keep it from running.
 func (p *peer) do(env []string, args ...string) (string, error) {
-	out, err := os.CreateTemp("", "bench-launch")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(out.Name())
-	defer out.Close()
-	c := contender{args: args, env: env, charge: p.charge}
-	_, err = c.once(out)
-	text, _ := os.ReadFile(out.Name())
-	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(text)))
-	}
-	return strings.TrimSpace(string(text)), nil
+	_, out, err := command{args, env, p.charge}.once(context.Background())
+	return out, err
 }
 
 // all runs several, up to the first that fails.
@@ -69,20 +51,11 @@ func (p *peer) all(env []string, commands ...[]string) error {
 	return nil
 }
 
-// The groups of contenders, each timed for itself. Ratios are to the reference.
-var groups = []group{
-	{"run", "Run `true` in a new container and remove it", "crun, bare bundle"},
-	{"exec", "Run `true` in a running container", "crun exec"},
-	{"client", "Ask", "berth version"},
-}
-
-type group struct{ name, title, reference string }
-
-// background starts a daemon in the peer's account, to be stopped at the end.
+// background starts a daemon in the peer's account, to be stopped at the end. It is in a process group of its own: an
+// interrupt from the terminal is for the bench, which still needs the daemon to clean up.
 func (p *peer) background(cmd *exec.Cmd) error {
-	started := make(chan error)
-	go func() { started <- p.start(cmd) }()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.charge.Start(cmd); err != nil {
 		return err
 	}
 	p.atEnd(func() error {
@@ -93,13 +66,4 @@ func (p *peer) background(cmd *exec.Cmd) error {
 		return nil
 	})
 	return nil
-}
-
-// start starts a command in the peer's account. The thread may join a control group, so it ends with its goroutine.
-func (p *peer) start(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
-	if err := p.charge.Enter(cmd); err != nil {
-		return err
-	}
-	return cmd.Start()
 }

@@ -5,7 +5,6 @@ import (
 	"html"
 	"math"
 	"strings"
-	"time"
 )
 
 // Measures of the picture, in pixels.
@@ -13,47 +12,56 @@ const (
 	labelWidth = 230
 	plotWidth  = 560
 	rowHeight  = 22
-	headHeight = 34
+	headHeight = 40
+	footHeight = 34
 )
 
-// plot draws medians as dots with lines up to the 99th percentile, on a logarithmic axis from 0.5 ms to 1 s.
-func plot(tables []table) string {
-	x := func(d time.Duration) float64 {
-		const low, high = 0.5, 1000.0
-		v := min(max(float64(d)/float64(time.Millisecond), low), high)
-		return labelWidth + plotWidth*math.Log(v/low)/math.Log(high/low)
+// plot draws medians as dots with lines up to the 99th percentile, on a logarithmic axis.
+func plot(f finding) string {
+	low, high := math.Inf(1), 0.0
+	var rows []row
+	for _, r := range f.rows {
+		r.samples = good(r.samples)
+		if m := median(r.samples); m > 0 {
+			rows = append(rows, r)
+			low, high = min(low, m), max(high, quantile(r.samples, 0.99))
+		}
 	}
-	height := 30
-	for _, t := range tables {
-		height += headHeight + rowHeight*len(t.rows)
-	}
+	low, high = low/1.5, high*1.5
+	x := func(v float64) float64 { return labelWidth + plotWidth*math.Log(v/low)/math.Log(high/low) }
+	height := headHeight + rowHeight*len(rows) + footHeight
+
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", labelWidth+plotWidth+70, height)
-	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
-	for _, tick := range []int{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000} {
-		at := x(time.Duration(tick) * time.Millisecond)
-		fmt.Fprintf(&b, `<line x1="%.1f" y1="10" x2="%.1f" y2="%d" stroke="#ddd"/><text x="%.1f" y="%d" fill="#666" text-anchor="middle">%d</text>`+"\n", at, at, height-22, at, height-8, tick)
+	b.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
+	fmt.Fprintf(&b, `<text x="8" y="20" font-weight="bold">%s</text>`+"\n", html.EscapeString(f.title))
+	for _, at := range ticks(low, high) {
+		fmt.Fprintf(&b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#ddd"/>`, x(at), headHeight-12, x(at), height-footHeight)
+		fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="#666" text-anchor="middle">%g</text>`+"\n", x(at), height-footHeight+14, at)
 	}
-	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#666">ms</text>`+"\n", labelWidth+plotWidth+24, height-8)
-	y := 10
-	for _, t := range tables {
-		fmt.Fprintf(&b, `<text x="8" y="%d" font-weight="bold">%s</text>`+"\n", y+18, html.EscapeString(t.title))
-		y += headHeight
-		for _, r := range t.rows {
-			if r.median == 0 {
-				continue
-			}
-			color := "#888"
-			if strings.HasPrefix(r.name, "berth") {
-				color = "#0a6ebd"
-			}
-			fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, labelWidth-12, y+4, html.EscapeString(r.name))
-			fmt.Fprintf(&b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="%s" stroke-width="2"/>`, x(r.median), y, x(r.p99), y, color)
-			fmt.Fprintf(&b, `<circle cx="%.1f" cy="%d" r="5" fill="%s"/>`, x(r.median), y, color)
-			fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="%s">%s</text>`+"\n", x(r.p99)+8, y+4, color, ms(r.median))
-			y += rowHeight
+	for i, r := range rows {
+		y, color := headHeight+rowHeight*i, "#888"
+		if strings.HasPrefix(r.name, "berth") || strings.HasPrefix(r.name, "libcontainer") {
+			color = "#0a6ebd"
 		}
+		m, p99 := x(median(r.samples)), x(quantile(r.samples, 0.99))
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, labelWidth-12, y+4, html.EscapeString(r.name))
+		fmt.Fprintf(&b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="%s" stroke-width="2"/>`, m, y, p99, y, color)
+		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%d" r="5" fill="%s"/>`, m, y, color)
+		fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="%s">%s %s</text>`+"\n", max(m, p99)+8, y+4, color, digits(median(r.samples)), r.unit)
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
+}
+
+// ticks are 1, 2 and 5 times the powers of ten between two numbers.
+func ticks(low, high float64) (out []float64) {
+	for power := math.Pow(10, math.Floor(math.Log10(low))); power <= high; power *= 10 {
+		for _, step := range []float64{1, 2, 5} {
+			if v := step * power; v >= low && v <= high {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
 }

@@ -11,7 +11,7 @@ import (
 // podmanLimit: podman lowers its own RLIMIT_NPROC to this when it starts, and containers get at most that.
 const podmanLimit = 32768
 
-func startPodman(o options, image string) (*peer, error) {
+func startPodman(o options) (*peer, error) {
 	p, err := newPeer("podman")
 	if err != nil {
 		return p, err
@@ -28,7 +28,7 @@ default_ulimits = ["nofile=%d:%[1]d", "nproc=%d:%[2]d"]
 log_driver = "k8s-file"
 [network]
 network_backend = "netavark"
-default_subnet = "10.88.0.0/16"
+default_subnet = "10.90.0.0/16"
 network_config_dir = "%[3]s/networks"
 [engine]
 cgroup_manager = "cgroupfs"
@@ -58,13 +58,13 @@ tmp_dir = "%[3]s/tmp"
 		return append([]string{"podman", "run", "--cgroup-parent", "/" + p.charge.Containers}, words...)
 	}
 	p.atEnd(func() error { return p.all(env, []string{"podman", "rm", "-af", "-t", "0"}) })
-	if err := p.all(env, []string{"podman", "import", "-q", image, imageName}, run("-d", "--name", "sleeper", imageName, "sleep", "86400")); err != nil {
+	if err := p.all(env, []string{"podman", "import", "-q", o.image, imageName}, run("-d", "--name", "sleeper", imageName, "sleep", "86400")); err != nil {
 		return p, err
 	}
 	p.version, _ = p.do(env, "podman", "--version")
-	p.add("run", "podman run, bridge", env, run("--rm", imageName, "true")...)
-	p.add("run", "podman run, --network none", env, run("--rm", "--network", "none", imageName, "true")...)
-	p.add("exec", "podman exec", env, "podman", "exec", "sleeper", "true")
+	p.add("run", "podman run, bridge", env, run("--rm", imageName, "/bin/true")...)
+	p.add("run", "podman run, --network none", env, run("--rm", "--network", "none", imageName, "/bin/true")...)
+	p.add("exec", "podman exec", env, "podman", "exec", "sleeper", "/bin/true")
 	p.add("client", "podman ps", env, "podman", "ps")
 	return p, nil
 }

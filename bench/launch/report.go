@@ -2,164 +2,179 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
 
-// table is the outcome of one group.
-type table struct {
-	group
-	rows []row
+// report is everything one run found.
+type report struct {
+	host     string
+	versions []string
+	leftOut  []string
+	rounds   int
+	selected string // what part of the bench ran; empty: all
+	findings []finding
+	took     time.Duration
 }
 
-type row struct {
-	name                string
-	median, p99, lowest time.Duration
-	cpu                 time.Duration
-	ratio               float64 // median to the reference's
-	runs, failed        int
-}
-
-func newTable(g group, cs []*contender) table {
-	t := table{group: g}
-	for _, c := range cs {
-		r := row{name: c.name, cpu: c.cpu, runs: len(c.walls), failed: c.failed}
-		if len(c.walls) > 0 {
-			w := slices.Sorted(slices.Values(c.walls))
-			r.lowest = w[0]
-			r.median = (w[(len(w)-1)/2] + w[len(w)/2]) / 2
-			r.p99 = w[(len(w)*99+99)/100-1] // nearest rank
-		}
-		t.rows = append(t.rows, r)
+// table is a finding in words: a head and lines.
+func (f finding) table() (lines [][]string) {
+	reference := f.find(f.reference)
+	head := []string{"", "median", "95 % interval", "p99", "lowest", "CPU ms", "runs"}
+	if reference != nil {
+		head = append(head, "× "+f.reference)
 	}
-	if reference := t.find(g.reference); reference.median > 0 {
-		for i := range t.rows {
-			t.rows[i].ratio = float64(t.rows[i].median) / float64(reference.median)
+	lines = append(lines, head)
+	for _, r := range f.rows {
+		s := good(r.samples)
+		e := estimateMedian(s)
+		name := r.name
+		if r.unit != "ms" {
+			name += ", " + r.unit
 		}
+		if r.failed > 0 {
+			name += fmt.Sprintf(" (%d runs failed)", r.failed)
+		}
+		p99, lowest, interval := "", "", ""
+		if len(s) > 1 {
+			p99, lowest, interval = digits(quantile(s, 0.99)), digits(quantile(s, 0)), digits(e.low)+" – "+digits(e.high)
+		}
+		line := []string{name, digits(e.value), interval, p99, lowest, digits(r.cpu), fmt.Sprint(len(s))}
+		if reference != nil {
+			line = append(line, digits(e.value/median(good(reference))))
+		}
+		lines = append(lines, line)
 	}
-	slices.SortStableFunc(t.rows, func(a, b row) int { return int(a.median - b.median) })
-	return t
+	return lines
 }
 
-func (t table) find(name string) row {
-	for _, r := range t.rows {
-		if r.name == name {
-			return r
-		}
-	}
-	return row{}
-}
-
-// bar is a promise about speed.
-type bar struct {
-	text string
-	got  string
-	met  bool
-}
-
-const (
-	maxTimesCrun   = 2.0 // a launch with a bridge network, against the fastest bare runtime without one
-	minTimesDocker = 12.0
-	maxClient      = 6 * time.Millisecond // a command that only asks, as a whole process
-)
-
-// judge holds the outcome against the bars.
-func judge(tables []table) []bar {
-	find := func(name string) row {
-		for _, t := range tables {
-			if r := t.find(name); r.median > 0 {
-				return r
-			}
-		}
-		return row{}
-	}
-	ratio := func(a, b string) float64 {
-		if x, y := find(a).median, find(b).median; x > 0 && y > 0 {
-			return float64(x) / float64(y)
+// sorted is the finding with its rows by their medians.
+func (f finding) sorted() finding {
+	f.rows = slices.Clone(f.rows)
+	slices.SortStableFunc(f.rows, func(a, b row) int {
+		x, y := median(good(a.samples)), median(good(b.samples))
+		switch {
+		case x < y || math.IsNaN(y) && !math.IsNaN(x):
+			return -1
+		case x > y || math.IsNaN(x) && !math.IsNaN(y):
+			return 1
 		}
 		return 0
-	}
-	crun, docker := ratio("berth run, bridge", "crun, bare bundle"), ratio("docker run, bridge", "berth run, bridge")
-	bars := []bar{
-		{fmt.Sprintf("berth run with bridge takes at most %.1f × crun run on a bare bundle", maxTimesCrun), fmt.Sprintf("%.2f ×", crun), crun > 0 && crun <= maxTimesCrun},
-		{fmt.Sprintf("berth run is at least %.0f × faster than docker run, both with bridge", minTimesDocker), fmt.Sprintf("%.1f ×", docker), docker >= minTimesDocker},
-	}
-	for _, name := range []string{"berth ps", "berth version"} {
-		m := find(name).median
-		bars = append(bars, bar{fmt.Sprintf("%s takes at most %s", name, maxClient), ms(m) + " ms", m > 0 && m <= maxClient})
-	}
-	return bars
+	})
+	return f
 }
 
-func (b bar) verdict() string {
-	if b.met {
-		return "PASS"
+// digits writes three of a number, and nothing for none.
+func digits(x float64) string {
+	switch {
+	case math.IsNaN(x):
+		return ""
+	case math.Abs(x) >= 100 || x == 0:
+		return fmt.Sprintf("%.0f", x)
+	case math.Abs(x) >= 10:
+		return fmt.Sprintf("%.1f", x)
 	}
-	return "FAIL"
+	return fmt.Sprintf("%.2f", x)
 }
 
-// versions is a line for each peer.
-func versions(peers []*peer) (out []string) {
-	for _, p := range peers {
-		first, _, _ := strings.Cut(p.version, "\n")
-		out = append(out, first)
+// judged are the bars of the groups that were measured, with how they fared.
+func (r report) judged() (out []judged) {
+	for _, b := range bars {
+		if slices.ContainsFunc(r.findings, func(f finding) bool { return f.group.name == b.group }) {
+			out = append(out, judged{b, b.judge(r.findings)})
+		}
 	}
 	return out
 }
 
-// report is everything one run found.
-type report struct {
-	host   string
-	peers  []string
-	rounds int
-	tables []table
-	bars   []bar
+type judged struct {
+	bar
+	judgement
 }
 
 func (r report) text() string {
 	var b strings.Builder
-	for _, t := range r.tables {
-		fmt.Fprintf(&b, "\n%s\n", t.title)
+	for _, f := range r.findings {
+		fmt.Fprintf(&b, "\n%s\n", f.title)
 		tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-		fmt.Fprintf(tw, "  \tmedian ms\tp99\tlowest\tCPU ms\t× %s\tfailed\n", t.reference)
-		for _, x := range t.rows {
-			fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%.2f\t%d\n", x.name, ms(x.median), ms(x.p99), ms(x.lowest), ms(x.cpu), x.ratio, x.failed)
+		for _, line := range f.table() {
+			fmt.Fprintf(tw, "  %s\n", strings.Join(line, "\t"))
 		}
 		tw.Flush()
 	}
 	b.WriteString("\n")
-	for _, x := range r.bars {
-		fmt.Fprintf(&b, "%s  %s: %s\n", x.verdict(), x.text, x.got)
+	for _, j := range r.judged() {
+		fmt.Fprintf(&b, "%-12s  %s, %s: %s\n", j.verdict, j.text, j.limit, j.got)
 	}
 	return b.String()
 }
 
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Launch times\n\n`make bench-launch`, %s: %s.\n", time.Now().UTC().Format(time.DateOnly), r.host)
-	fmt.Fprintf(&b, "%d rounds; in each, every contender ran once, in an order that rotates. CPU time is that of client, daemons and\ncontainer together, per run. Wall times belong to this machine and its load: compare the ratios.\n\n", r.rounds)
-	fmt.Fprintf(&b, "![medians, and lines up to the 99th percentile](launch.svg)\n")
-	for _, t := range r.tables {
-		fmt.Fprintf(&b, "\n## %s\n\n| | median ms | p99 ms | lowest ms | CPU ms | × %s |\n|---|---:|---:|---:|---:|---:|\n", t.title, t.reference)
-		for _, x := range t.rows {
-			name := x.name
-			if x.failed > 0 {
-				name += fmt.Sprintf(" (%d runs failed)", x.failed)
-			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.2f |\n", name, ms(x.median), ms(x.p99), ms(x.lowest), ms(x.cpu), x.ratio)
+	fmt.Fprintf(&b, "# Launch times\n\n`make bench-launch`, %s, %.0f minutes: %s.\n", time.Now().UTC().Format(time.DateOnly), math.Ceil(r.took.Minutes()), r.host)
+	if r.selected != "" {
+		fmt.Fprintf(&b, "Only a part: %s.\n", r.selected)
+	}
+	fmt.Fprintf(&b, `
+%d rounds; in each, every contender of a group ran once, in an order that chance made. Intervals are 95 %% bootstrap
+intervals of the median (of the ratio of medians, for bars that are ratios). A bar is met when the whole interval is within
+it, missed when the whole interval is beyond it, and open when it is inside. CPU time is that of client, daemons and
+container together, per run. Wall times belong to this machine and its load: compare the ratios.
+`, r.rounds)
+	if js := r.judged(); len(js) > 0 {
+		b.WriteString("\n## Bars\n\n| what | bar | measured | |\n|---|---|---|---|\n")
+		for _, j := range js {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", j.text, j.limit, j.got, j.verdict)
 		}
 	}
-	b.WriteString("\n## Bars\n\n| | | |\n|---|---|---|\n")
-	for _, x := range r.bars {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", x.text, x.got, x.verdict())
+	for _, f := range r.findings {
+		fmt.Fprintf(&b, "\n## %s\n\n", f.title)
+		for i, line := range f.table() {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(line, " | "))
+			if i == 0 {
+				fmt.Fprintf(&b, "|---|%s\n", strings.Repeat("---:|", len(line)-1))
+			}
+		}
+		if f.note != "" {
+			fmt.Fprintf(&b, "\n%s\n", f.note)
+		}
+		fmt.Fprintf(&b, "\n![%s](launch-%s.svg)\n", f.title, f.group.name)
 	}
-	fmt.Fprintf(&b, "\n## Versions\n\n")
-	for _, v := range r.peers {
-		fmt.Fprintf(&b, "- %s\n", v)
+	for _, part := range []struct {
+		title string
+		lines []string
+	}{{"Left out", r.leftOut}, {"Versions", r.versions}} {
+		if len(part.lines) > 0 {
+			fmt.Fprintf(&b, "\n## %s\n\n- %s\n", part.title, strings.Join(part.lines, "\n- "))
+		}
 	}
 	return b.String()
 }
 
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
+// write leaves the report in a directory.
+func (r report) write(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "launch.md"), []byte(r.markdown()), 0o644); err != nil {
+		return err
+	}
+	for _, f := range r.findings {
+		if err := os.WriteFile(filepath.Join(dir, "launch-"+f.group.name+".svg"), []byte(plot(f)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versions is a line for each peer.
+func versions(peers []*peer) (out []string) {
+	for _, p := range peers {
+		if first, _, _ := strings.Cut(p.version, "\n"); first != "" {
+			out = append(out, first)
+		}
+	}
+	return out
+}

@@ -12,11 +12,11 @@ import (
 	"berth/bench/machine"
 )
 
-func newCrun(o options, _ string) (*peer, error) {
+func newCrun(o options) (*peer, error) {
 	return bareRuntime(o, "crun", "crun", "--cgroup-manager", "cgroupfs", "--root", o.work+"/crun/state")
 }
 
-func newRunc(o options, _ string) (*peer, error) {
+func newRunc(o options) (*peer, error) {
 	return bareRuntime(o, "runc", "runc", "--root", o.work+"/runc/state")
 }
 
@@ -79,7 +79,7 @@ func makeBundle(dir, fs, cgroup string, args []string) error {
 }
 
 // newFloors shows what the kernel alone takes.
-func newFloors(o options, _ string) (*peer, error) {
+func newFloors(o options) (*peer, error) {
 	p, err := newPeer("kernel")
 	if err != nil {
 		return p, err

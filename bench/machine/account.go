@@ -22,8 +22,8 @@ type Account struct {
 	fd         int    // of the first group; v2 only
 }
 
-// Top holds the groups of all accounts.
-const Top = "berth-bench"
+// Top holds the groups of all accounts of this process: two benchmarks may run at once.
+var Top = "berth-bench-" + strconv.Itoa(os.Getpid())
 
 // Hierarchy is where CPU time is counted: cpuacct of cgroup v1, or v2.
 func Hierarchy() (dir string, v2 bool) {

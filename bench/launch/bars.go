@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"math"
+)
+
+// bar is a promise about speed or size.
+type bar struct {
+	group string // without which it cannot be judged
+	text  string
+	limit string
+	judge func(all []finding) judgement
+}
+
+// judgement says how a bar fared: by where the 95 % interval of what was measured lies.
+type judgement struct {
+	verdict verdict
+	got     string
+}
+
+type verdict string
+
+const (
+	met         verdict = "met"          // all of the interval is within the bar
+	missed      verdict = "MISSED"       // all of it is beyond
+	open        verdict = "open"         // the bar is inside the interval: this run is too noisy to tell
+	notMeasured verdict = "not measured" // something that it takes did not run
+)
+
+// atMost judges an estimate against an upper limit.
+func (e estimate) atMost(limit float64, format string) judgement {
+	return e.against(e.high <= limit, e.low > limit, format)
+}
+
+// atLeast judges it against a lower one.
+func (e estimate) atLeast(limit float64, format string) judgement {
+	return e.against(e.low >= limit, e.high < limit, format)
+}
+
+func (e estimate) against(within, beyond bool, format string) judgement {
+	v := open
+	switch {
+	case math.IsNaN(e.value):
+		return judgement{notMeasured, "–"}
+	case within:
+		v = met
+	case beyond:
+		v = missed
+	}
+	return judgement{v, fmt.Sprintf(format+" ("+format+" to "+format+")", e.value, e.low, e.high)}
+}
+
+// ratioBar: the median of a is at most times that of b, which took turns with it.
+func ratioBar(group, text, a, b string, times float64) bar {
+	return bar{group, text, fmt.Sprintf("≤ %g × %s", times, b), func(all []finding) judgement {
+		return estimateRatio(find(all, group, a), find(all, group, b), true).atMost(times, "%.2f")
+	}}
+}
+
+// fasterBar: the median of a is at least times that of b, which took turns with it.
+func fasterBar(group, text, a, b string, times float64) bar {
+	return bar{group, text, fmt.Sprintf("≥ %g × as fast as %s", times, a), func(all []finding) judgement {
+		return estimateRatio(find(all, group, a), find(all, group, b), true).atLeast(times, "%.1f")
+	}}
+}
+
+// apartBar is ratioBar for what was measured at different times.
+func apartBar(group, text, a, b string, times float64) bar {
+	return bar{group, text, fmt.Sprintf("≤ %g × %s", times, b), func(all []finding) judgement {
+		return estimateRatio(find(all, group, a), find(all, group, b), false).atMost(times, "%.2f")
+	}}
+}
+
+// levelBar: the median is at most limit, in the row's unit.
+func levelBar(group, text, name string, limit float64, unit string) bar {
+	return bar{group, text, fmt.Sprintf("≤ %g %s", limit, unit), func(all []finding) judgement {
+		return estimateMedian(find(all, group, name)).atMost(limit, "%.2f")
+	}}
+}
+
+// rateBar: the median is at least limit.
+func rateBar(group, text, name string, limit float64, unit string) bar {
+	return bar{group, text, fmt.Sprintf("≥ %g %s", limit, unit), func(all []finding) judgement {
+		return estimateMedian(find(all, group, name)).atLeast(limit, "%.1f")
+	}}
+}
+
+// tailBar: no more than one run in a hundred takes longer than limit gives, of its median.
+func tailBar(group, text, name, says string, limit func(median float64) float64) bar {
+	return bar{group, text, says, func(all []finding) judgement {
+		samples := good(find(all, group, name))
+		if len(samples) == 0 {
+			return judgement{notMeasured, "–"}
+		}
+		mid := median(samples)
+		j := share(samples, limit(mid)).atMost(0.01, "%.3f")
+		j.got = fmt.Sprintf("p99 %.2f, p50 %.2f; share above %s", quantile(samples, 0.99), mid, j.got)
+		return j
+	}}
+}
+
+// bars are what the engine promises of a launch.
+var bars = []bar{
+	ratioBar("run", "run --rm, bridge, limits, seccomp, through the CLI", cliLimits, crunBare, 0.8),
+	fasterBar("run", "the same", "docker run, bridge", cliLimits, 35),
+	tailBar("tail", "the same, p99", cliLimits, "≤ 3 × p50", func(m float64) float64 { return 3 * m }),
+	levelBar("run", "the same through one gRPC call, p50", grpcLimits, 4, "ms"),
+	tailBar("tail", "the same through one gRPC call, p99", grpcLimits, "≤ 10 ms", func(float64) float64 { return 10 }),
+	ratioBar("run", "libcontainer alone", "libcontainer", crunBare, 0.5),
+	levelBar("exec", "exec, CLI, p50", "berth exec", 5, "ms"),
+	levelBar("exec", "exec, gRPC, p50", "berth gRPC", 2, "ms"),
+	levelBar("client", "berth --version", "berth --version", 2.5, "ms"),
+	levelBar("client", "berth ps", "berth ps", 4, "ms"),
+}
+
+// Names of rows that bars are about.
+const (
+	crunBare   = "crun, bare bundle"
+	cliLimits  = "berth run, bridge, limits"
+	grpcLimits = "berth gRPC, bridge, limits"
+)

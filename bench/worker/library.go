@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/bench/orders"
+	"berth/libcontainer"
+	"berth/libcontainer/caps"
+	"berth/libcontainer/cgroup"
+	"berth/libcontainer/seccomp"
+)
+
+// library launches with libcontainer alone, as a program that has nothing else of Berth would.
+type library struct {
+	launcher *libcontainer.Launcher
+	parent   *cgroup.Parent
+	config   *libcontainer.Config
+	serial   int
+}
+
+func newLibrary(init, rootfs, group string) (*library, error) {
+	launcher, err := libcontainer.New(init)
+	if err != nil {
+		return nil, err
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	parent, err := cgroup.OpenParent(layout, group)
+	if err != nil {
+		return nil, err
+	}
+	target, err := seccomp.Host()
+	if err != nil {
+		return nil, err
+	}
+	target.Caps = caps.Default
+	filter, err := seccomp.Default().Compile(target)
+	if err != nil {
+		return nil, err
+	}
+	return &library{launcher: launcher, parent: parent, config: &libcontainer.Config{
+		Root:       libcontainer.Root{Bind: rootfs},
+		Namespaces: libcontainer.PrivateNamespaces(),
+		Hostname:   "bench",
+		Mounts:     libcontainer.DefaultMounts(libcontainer.DefaultShm),
+		Devices:    libcontainer.DefaultDevices(),
+		Masked:     libcontainer.DefaultMasked(),
+		ReadOnly:   libcontainer.DefaultReadOnly(),
+		Command: libcontainer.Command{
+			Args:    []string{"/bin/true"},
+			Env:     []string{"PATH=/bin"},
+			Caps:    caps.Default,
+			Seccomp: filter,
+		},
+	}}, nil
+}
+
+func (l *library) close() {
+	_ = l.parent.Delete()
+	_ = l.launcher.Close()
+}
+
+func (l *library) operations() map[string]orders.Operation {
+	return map[string]orders.Operation{"start": l.start, "whole": l.whole, "waiting": l.waiting}
+}
+
+// limits are those of the engine's contender that has limits.
+var limits = cgroup.Resources{
+	Memory: cgroup.Memory{Limit: 256 << 20},
+	CPU:    cgroup.CPU{Quota: 100_000, Period: 100_000}, // microseconds
+	Pids:   100,
+}
+
+func (l *library) group() (*cgroup.Group, error) {
+	l.serial++
+	return l.parent.Create(fmt.Sprintf("c%d", l.serial), limits)
+}
+
+// start counts from a Go struct to the process reaped: the control group is made within that time, and removed after it.
+func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (wall time.Duration, _ string, err error) {
+	began := time.Now()
+	g, err := l.group()
+	if err != nil {
+		return 0, "", err
+	}
+	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	wall = time.Since(began)
+	return wall, "", errors.Join(err, g.Delete())
+}
+
+// whole counts until the control group is gone too.
+func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (time.Duration, string, error) {
+	began := time.Now()
+	g, err := l.group()
+	if err != nil {
+		return 0, "", err
+	}
+	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	err = errors.Join(err, g.Delete())
+	return time.Since(began), "", err
+}
+
+// waiting has an init that waits in its namespaces and control group already.
+func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (wall time.Duration, _ string, err error) {
+	g, err := l.group()
+	if err != nil {
+		return 0, "", err
+	}
+	w, err := l.launcher.Prepare(l.config.Namespaces, g)
+	if err != nil {
+		return 0, "", errors.Join(err, g.Delete())
+	}
+	time.Sleep(10 * time.Millisecond) // until it has got to where it waits
+	began := time.Now()
+	err = reaped(w.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	wall = time.Since(began)
+	return wall, "", errors.Join(err, g.Delete())
+}
+
+// reaped waits for what a launch returned.
+func reaped(p *libcontainer.Process, err error) error {
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	status, err := p.Wait()
+	if err == nil && status.Code != 0 {
+		err = fmt.Errorf("exit status %d", status.Code)
+	}
+	return err
+}
