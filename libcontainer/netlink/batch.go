@@ -61,11 +61,16 @@ type Veth struct {
 // AddVeth creates a pair with its far end already in the target namespace, and
 // its near end a port of Master. Both are down. Needs CAP_NET_ADMIN over both
 // namespaces. Linux 2.6.24; the far end's namespace by descriptor since 3.0.
+//
+// Each end has one queue. That is also what the kernel makes of a pair for which
+// nobody asks (veth_init_queues), but first it registers a queue for every
+// processor and takes the others away again, which waits for RCU.
 func (b *Batch) AddVeth(v Veth) {
 	b.message(unix.RTM_NEWLINK, create, "create veth "+v.Name, func(e *encoder) {
 		e.ifinfomsg(0, 0, 0)
 		e.attrString(unix.IFLA_IFNAME, v.Name)
 		linkCommon(e, v.MTU, v.MAC)
+		oneQueue(e)
 		if v.Master != 0 {
 			e.attrUint32(unix.IFLA_MASTER, uint32(v.Master))
 		}
@@ -76,6 +81,7 @@ func (b *Batch) AddVeth(v Veth) {
 		e.ifinfomsg(0, 0, 0)
 		e.attrString(unix.IFLA_IFNAME, v.PeerName)
 		linkCommon(e, v.MTU, v.PeerMAC)
+		oneQueue(e)
 		e.attrUint32(unix.IFLA_NET_NS_FD, uint32(v.PeerNetNS))
 		e.shut(peer)
 		e.shut(data)
@@ -90,6 +96,11 @@ func linkCommon(e *encoder, mtu int, mac net.HardwareAddr) {
 	if mac != nil {
 		e.attr(unix.IFLA_ADDRESS, mac)
 	}
+}
+
+func oneQueue(e *encoder) {
+	e.attrUint32(unix.IFLA_NUM_TX_QUEUES, 1)
+	e.attrUint32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
 // AddBridge creates an Ethernet bridge without spanning tree. A fixed mac keeps

@@ -18,7 +18,24 @@ type Conn struct {
 	mu   sync.Mutex
 	fd   int
 	seq  uint32
-	recv []byte
+	recv []byte // during a call, from buffers
+}
+
+// buffers are lent to connections for the time of a call: there is one
+// connection for each namespace being made, and most are used once. The kernel
+// sizes its dumps to the reader's buffer.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// borrow takes the lock, and a buffer until giveBack.
+func (c *Conn) borrow() (giveBack func()) {
+	c.mu.Lock()
+	b := buffers.Get().(*[]byte)
+	c.recv = *b
+	return func() {
+		c.recv = nil
+		buffers.Put(b)
+		c.mu.Unlock()
+	}
 }
 
 // Dial opens a socket in the network namespace of the calling thread.
@@ -49,7 +66,16 @@ func Socket() (int, error) {
 
 // NewConn takes over an rtnetlink socket opened by [Socket], here or elsewhere.
 func NewConn(fd int) *Conn {
-	return &Conn{fd: fd, recv: make([]byte, 16<<10)} // the kernel sizes its dumps to the reader's buffer
+	return &Conn{fd: fd}
+}
+
+// Release gives the socket back without closing it; the Conn is closed.
+func (c *Conn) Release() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd := c.fd
+	c.fd = -1
+	return fd
 }
 
 // Close closes the socket.
@@ -89,8 +115,7 @@ const burst = 100
 // refused requests as *OpError, joined, in order; nil if all succeeded. An
 // empty batch is no call at all.
 func (c *Conn) Do(b *Batch) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.borrow()()
 	var errs []error
 	for first := 0; first < len(b.requests); first += burst {
 		part := b.requests[first:min(first+burst, len(b.requests))]

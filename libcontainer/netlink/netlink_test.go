@@ -128,7 +128,7 @@ func TestBridgeRoutesNeighbours(t *testing.T) {
 func TestWatchDeleted(t *testing.T) {
 	c := host(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	gone := make(chan string, 10)
+	gone := make(chan Deletion, 10)
 	var err error
 	// The socket must be opened in the namespace of this thread; reading goes
 	// on elsewhere.
@@ -147,7 +147,7 @@ func TestWatchDeleted(t *testing.T) {
 			return
 		}
 		close(ready)
-		err = WatchDeleted(ctx, func(name string) { gone <- name })
+		err = WatchDeleted(ctx, func(d Deletion) { gone <- d })
 	}()
 	<-ready
 	time.Sleep(20 * time.Millisecond)
@@ -156,15 +156,32 @@ func TestWatchDeleted(t *testing.T) {
 	if lookErr != nil {
 		t.Fatal(lookErr)
 	}
-	do(t, c, func(b *Batch) { b.DeleteLink(br.Index) })
-	select {
-	case name := <-gone:
-		if name != "br0" {
-			t.Errorf("%q was deleted, want br0", name)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("nothing was noticed")
+	do(t, c, func(b *Batch) {
+		b.AddVeth(Veth{Name: "v0", Master: br.Index, PeerName: "v1", PeerNetNS: int(ns.Fd())})
+	})
+	port, lookErr := c.LinkByName("v0")
+	if lookErr != nil {
+		t.Fatal(lookErr)
 	}
+	expect := func(want ...Deletion) {
+		t.Helper()
+		for range want {
+			select {
+			case d := <-gone:
+				if !slices.Contains(want, d) {
+					t.Errorf("news of %+v, want one of %+v", d, want)
+				}
+			case <-time.After(5 * time.Second):
+				t.Errorf("nothing was noticed, want %+v", want)
+			}
+		}
+	}
+	do(t, c, func(b *Batch) { b.SetMaster(port.Index, 0) })
+	expect(Deletion{Name: "v0", FromPort: true})
+	do(t, c, func(b *Batch) { b.DeleteLink(port.Index) })
+	expect(Deletion{Name: "v0"}, Deletion{Name: "v1"})
+	do(t, c, func(b *Batch) { b.DeleteLink(br.Index) })
+	expect(Deletion{Name: "br0"})
 	cancel()
 	<-done
 	if err != nil {

@@ -39,8 +39,7 @@ var errInterrupted = errors.New("netlink dump interrupted by changes")
 
 // LinkByName finds one link. The error unwraps to ENODEV if there is none.
 func (c *Conn) LinkByName(name string) (Link, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.borrow()()
 	var found Link
 	err := c.query(unix.RTM_GETLINK, 0, "look up link "+name, func(e *encoder) {
 		e.ifinfomsg(0, 0, 0)
@@ -66,8 +65,7 @@ func (c *Conn) Routes() ([]Route, error) {
 
 // dump runs a listing until one passes that nothing changed under.
 func dump[T any](c *Conn, kind uint16, op string, body func(*encoder), parse func([]byte) (T, bool)) ([]T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.borrow()()
 	const attempts = 20
 	var list []T
 	var err error

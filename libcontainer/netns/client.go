@@ -62,13 +62,27 @@ func (n *Namespace) Close() error {
 
 // New has a namespace made under id, which is new to the server.
 func (c *Client) New(ctx context.Context, id string) (*Namespace, error) {
-	return c.obtain(ctx, opNew, id)
+	list, err := c.NewBatch(ctx, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// NewBatch has a namespace made under each of the ids, at most [MaxNew], all or
+// none.
+func (c *Client) NewBatch(ctx context.Context, ids []string) ([]*Namespace, error) {
+	return c.obtain(ctx, opNew, ids)
 }
 
 // Get reaches a namespace the server already holds. The error unwraps to
 // os.ErrNotExist if it does not.
 func (c *Client) Get(ctx context.Context, id string) (*Namespace, error) {
-	return c.obtain(ctx, opGet, id)
+	list, err := c.obtain(ctx, opGet, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
 }
 
 // Drop has the server let go of the namespaces.
@@ -105,16 +119,20 @@ func (c *Client) Close() error {
 	return err
 }
 
-func (c *Client) obtain(ctx context.Context, op byte, id string) (*Namespace, error) {
-	r, err := c.request(ctx, op, id)
+func (c *Client) obtain(ctx context.Context, op byte, ids []string) ([]*Namespace, error) {
+	r, err := c.request(ctx, op, strings.Join(ids, "\n"))
 	if err != nil {
 		return nil, err
 	}
-	if len(r.fds) != 2 {
+	if len(r.fds) != 2*len(ids) {
 		closeAll(r.fds)
-		return nil, fmt.Errorf("network namespace %s: %d descriptors came with it, want 2", id, len(r.fds))
+		return nil, fmt.Errorf("network namespace %s: %d descriptors came with it, want %d", strings.Join(ids, ", "), len(r.fds), 2*len(ids))
 	}
-	return &Namespace{id, os.NewFile(uintptr(r.fds[0]), "netns:"+id), netlink.NewConn(r.fds[1])}, nil
+	list := make([]*Namespace, len(ids))
+	for i, id := range ids {
+		list[i] = &Namespace{id, os.NewFile(uintptr(r.fds[2*i]), "netns:"+id), netlink.NewConn(r.fds[2*i+1])}
+	}
+	return list, nil
 }
 
 // request sends one request and collects its answer. Once it is sent the answer
@@ -196,7 +214,7 @@ func (c *Client) disconnect() {
 func (l *link) read() {
 	defer close(l.replies)
 	buf := make([]byte, maxPacket)
-	oob := make([]byte, unix.CmsgSpace(4*4))
+	oob := make([]byte, unix.CmsgSpace(2*MaxNew*4))
 	for {
 		n, oobn, _, _, err := l.conn.ReadMsgUnix(buf, oob)
 		if err != nil || n == 0 {

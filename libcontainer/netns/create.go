@@ -1,11 +1,8 @@
 package netns
 
 import (
-	"fmt"
 	"os"
-	"runtime"
 	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -20,11 +17,11 @@ type Sysctl struct{ Name, Value string }
 
 // Defaults are the parameters of every new namespace. They are set before the
 // first interface is born, so that no router solicitation and no link-local
-// address ever shows up on an IPv4-only network. lo keeps ::1.
+// address ever shows up on an IPv4-only network; should somebody switch IPv6 on
+// for one interface, it still believes no router. lo keeps ::1.
 var Defaults = []Sysctl{
 	{"net.ipv6.conf.default.disable_ipv6", "1"},
 	{"net.ipv6.conf.default.accept_ra", "0"},
-	{"net.ipv6.conf.all.accept_ra", "0"},
 	{"net.ipv4.ip_unprivileged_port_start", "0"},
 	{"net.ipv4.ping_group_range", "0 2147483647"},
 }
@@ -32,75 +29,92 @@ var Defaults = []Sysctl{
 // lo has index 1 in every namespace (net/core/dev.c, LOOPBACK_IFINDEX).
 const loIndex = 1
 
-// create makes a namespace with lo up and the given parameters, and returns
-// descriptors of it and of an rtnetlink socket inside.
-func create(sysctls []Sysctl) (ns *os.File, socket int, err error) {
-	onThread(func() {
-		var handle netns.NsHandle
-		if handle, err = netns.New(); err != nil {
-			err = os.NewSyscallError("unshare network namespace", err)
-			return
-		}
-		ns = os.NewFile(uintptr(handle), "net namespace")
-		for _, s := range sysctls {
-			if err = set(s); err != nil {
-				return
+// made is a new namespace: descriptors of it and of an rtnetlink socket inside.
+type made struct {
+	ns     *os.File
+	socket int
+}
+
+func (m made) close() {
+	if m.ns != nil {
+		m.ns.Close()
+	}
+	if m.socket >= 0 {
+		unix.Close(m.socket)
+	}
+}
+
+// create makes n namespaces with lo up and the given parameters, all or none.
+func create(n int, sysctls []Sysctl) (list []made, err error) {
+	err = aside(func() error {
+		for range n {
+			m, err := createHere(sysctls)
+			if err != nil {
+				m.close()
+				return err
 			}
+			list = append(list, m)
 		}
-		socket, err = netlink.Socket()
+		return nil
 	})
 	if err != nil {
-		if ns != nil {
-			ns.Close()
+		for _, m := range list {
+			m.close()
 		}
-		return nil, -1, err
+		return nil, err
 	}
-	conn, err := borrow(socket)
+	return list, nil
+}
+
+// createHere makes one and leaves the calling thread in it. What it returns
+// with an error is to be closed.
+func createHere(sysctls []Sysctl) (m made, err error) {
+	m.socket = -1
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return m, os.NewSyscallError("unshare network namespace", err)
+	}
+	if m.socket, err = netlink.Socket(); err != nil {
+		return m, err
+	}
+	if m.ns, err = namespaceOf(m.socket); err != nil {
+		return m, err
+	}
+	tree, err := kernelParameters.borrow()
 	if err != nil {
-		ns.Close()
-		unix.Close(socket)
-		return nil, -1, err
+		return m, err
 	}
-	defer conn.Close()
+	for _, s := range sysctls {
+		if err := tree.set(s); err != nil {
+			return m, err
+		}
+	}
+	conn := netlink.NewConn(m.socket)
+	defer conn.Release()
 	var up netlink.Batch
 	up.SetUp(loIndex)
-	if err := conn.Do(&up); err != nil {
-		ns.Close()
-		unix.Close(socket)
-		return nil, -1, err
+	return m, conn.Do(&up)
+}
+
+// namespaceOf opens the namespace of a socket that was just opened by the
+// calling thread. Asking the socket (Linux 4.9) is cheaper than /proc, where the
+// kernel first makes files for the thread.
+func namespaceOf(socket int) (*os.File, error) {
+	if fd, err := unix.IoctlRetInt(socket, unix.SIOCGSKNS); err == nil {
+		return os.NewFile(uintptr(fd), "net namespace"), nil
 	}
-	return ns, socket, nil
+	return Current()
 }
 
 // openInside opens an rtnetlink socket inside an existing namespace.
 func openInside(ns *os.File) (socket int, err error) {
-	onThread(func() {
+	err = aside(func() (err error) {
 		if err = netns.Set(netns.NsHandle(ns.Fd())); err != nil {
-			err = os.NewSyscallError("setns", err)
-			return
+			return os.NewSyscallError("setns", err)
 		}
 		socket, err = netlink.Socket()
+		return err
 	})
 	return socket, err
-}
-
-// onThread runs fn on a thread of its own that dies afterwards, so that no
-// other goroutine can ever find itself in the namespace fn left it in. The
-// process's first thread cannot die without taking /proc/self with it; if the
-// scheduler offers that one, it is held while another is taken.
-func onThread(fn func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked on a thread that fn ran on
-		if unix.Gettid() == unix.Getpid() {
-			onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		fn()
-	}()
-	<-done
 }
 
 // Current opens the network namespace of the calling thread, which the caller
@@ -108,38 +122,4 @@ func onThread(fn func()) {
 func Current() (*os.File, error) {
 	// Not thread-self, which is as young as Linux 3.17.
 	return os.Open("/proc/self/task/" + strconv.Itoa(unix.Gettid()) + "/ns/net")
-}
-
-// set writes a parameter of the calling thread's namespace. A parameter this
-// kernel does not have (IPv6 compiled out, ip_unprivileged_port_start before
-// Linux 4.11) is passed over.
-func set(s Sysctl) error {
-	rest, ok := strings.CutPrefix(s.Name, "net.")
-	if !ok || strings.Contains(rest, "..") {
-		return fmt.Errorf("sysctl %q does not belong to a network namespace", s.Name)
-	}
-	if !strings.Contains(rest, "/") {
-		rest = strings.ReplaceAll(rest, ".", "/")
-	}
-	f, err := os.OpenFile("/proc/sys/net/"+rest, os.O_WRONLY, 0)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("set sysctl %s: %w", s.Name, err)
-	}
-	defer f.Close()
-	if _, err := f.WriteString(s.Value); err != nil {
-		return fmt.Errorf("set sysctl %s to %q: %w", s.Name, s.Value, err)
-	}
-	return nil
-}
-
-// borrow makes a Conn of a duplicate, so that closing it leaves socket open.
-func borrow(socket int) (*netlink.Conn, error) {
-	fd, err := unix.FcntlInt(uintptr(socket), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return netlink.NewConn(fd), nil
 }

@@ -7,9 +7,9 @@
 // SOCK_SEQPACKET socket:
 //
 //	client                                server
-//	N id   ───────────────────────────►   unshare(CLONE_NEWNET) on a thread of
-//	                                      its own, sysctls, lo up, open a socket
-//	       ◄───────────────────────────   k  + [namespace fd, rtnetlink fd]
+//	N id\n… ─────────────────────────►    for each: unshare(CLONE_NEWNET) on a thread
+//	                                      of its own, sysctls, lo up, open a socket
+//	       ◄───────────────────────────   k  + [namespace fd, rtnetlink fd]…
 //	G id   ───────────────────────────►   the same, of a namespace it already holds
 //	D id\n…  ─────────────────────────►   close what it holds; unknown ids are fine
 //	       ◄───────────────────────────   k

@@ -3,11 +3,13 @@ package netns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -268,18 +270,150 @@ func inode(t testing.TB, f *os.File) uint64 {
 	return st.Ino
 }
 
+// TestNewBatch: all or none, each a namespace of its own with the parameters of
+// every namespace, however often the procfs they are set through is renewed.
+func TestNewBatch(t *testing.T) {
+	server, client, stop := start(t)
+	defer stop()
+	ctx := context.Background()
+	inodes := map[uint64]bool{}
+	for round := range 3 {
+		var ids []string
+		for i := range renewAfter/2 + 1 {
+			ids = append(ids, fmt.Sprintf("r%d-%d", round, i))
+		}
+		list, err := client.NewBatch(ctx, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, ns := range list {
+			if ns.ID != ids[i] {
+				t.Errorf("namespace %d is %s, want %s", i, ns.ID, ids[i])
+			}
+			inodes[inode(t, ns.File)] = true
+			for _, s := range Defaults {
+				if got := parameter(t, ns.File, s.Name); got != s.Value {
+					t.Errorf("%s: %s is %q, want %q", ns.ID, s.Name, got, s.Value)
+				}
+			}
+			ns.Close()
+		}
+	}
+	const want = 3 * (renewAfter/2 + 1)
+	if len(inodes) != want || len(server.List()) != want {
+		t.Errorf("%d different namespaces, %d held, want %d", len(inodes), len(server.List()), want)
+	}
+	if _, err := client.NewBatch(ctx, []string{"new", "r0-0"}); err == nil {
+		t.Error("a batch with an id that exists was made")
+	}
+	if _, err := client.NewBatch(ctx, []string{"twice", "twice"}); err == nil {
+		t.Error("a batch with an id twice was made")
+	}
+	if _, err := client.NewBatch(ctx, make([]string, MaxNew+1)); err == nil {
+		t.Error("a batch too large was made")
+	}
+	if n := len(server.List()); n != want {
+		t.Errorf("%d held after batches that were refused, want %d", n, want)
+	}
+	if err := client.Drop(ctx, server.List()...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// parameter reads a sysctl of a namespace, whose values are words.
+func parameter(t *testing.T, ns *os.File, name string) string {
+	t.Helper()
+	var text []byte
+	err := aside(func() (err error) {
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			text, err = os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(text)), " ")
+}
+
+// Where the kernel makes no procfs for us alone, /proc does.
+func TestParametersThroughSharedProc(t *testing.T) {
+	needRoot(t)
+	err := aside(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		fd, err := unix.Open("/proc", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		tree := parameterTree{fd: fd}
+		for _, s := range append(slices.Clone(Defaults), Sysctl{"net.no.such", "1"}) {
+			if err := tree.set(s); err != nil {
+				return err
+			}
+		}
+		if err := tree.set(Sysctl{"kernel.hostname", "x"}); err == nil {
+			t.Error("a parameter of the host was set")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkNew makes and drops namespaces, so many by one request, while so many
+// others exist. cpu-µs is of this process, which is server and client, for each
+// namespace; the kernel takes them apart on its own time.
 func BenchmarkNew(b *testing.B) {
+	for _, others := range []int{0, 1000} {
+		for _, size := range []int{1, 8} {
+			b.Run(fmt.Sprintf("others=%d,batch=%d", others, size), func(b *testing.B) { benchmarkNew(b, others, size) })
+		}
+	}
+}
+
+func benchmarkNew(b *testing.B, others, size int) {
 	_, client, stop := start(b)
 	defer stop()
 	ctx := context.Background()
-	for b.Loop() {
-		ns, err := client.New(ctx, "one")
+	makeBatch := func(prefix string, n int) []string {
+		ids := make([]string, n)
+		for i := range ids {
+			ids[i] = fmt.Sprint(prefix, i)
+		}
+		list, err := client.NewBatch(ctx, ids)
 		if err != nil {
 			b.Fatal(err)
 		}
-		ns.Close()
-		if err := client.Drop(ctx, "one"); err != nil {
+		for _, ns := range list {
+			ns.Close()
+		}
+		return ids
+	}
+	for i := 0; i < others; i += 50 {
+		makeBatch(fmt.Sprintf("other%d-", i), 50)
+	}
+	begin := cpuTime()
+	for b.Loop() {
+		if err := client.Drop(ctx, makeBatch("n", size)...); err != nil {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64((cpuTime()-begin).Microseconds())/float64(b.N*size), "cpu-µs/namespace")
+	ids, err := client.List(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := client.Drop(ctx, ids...); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -167,9 +167,11 @@ func (s *Server) converse(conn *net.UnixConn) {
 func (s *Server) answer(conn *net.UnixConn, op byte, arg string) error {
 	switch op {
 	case opNew:
-		return s.handOver(conn, arg, s.newNamespace)
+		list, err := s.newNamespaces(strings.Split(arg, "\n"))
+		return handOver(conn, list, err)
 	case opGet:
-		return s.handOver(conn, arg, s.existing)
+		m, err := s.existing(arg)
+		return handOver(conn, []made{m}, err)
 	case opDrop:
 		for id := range strings.Lines(arg) {
 			s.Drop(strings.TrimSuffix(id, "\n"))
@@ -182,59 +184,77 @@ func (s *Server) answer(conn *net.UnixConn, op byte, arg string) error {
 	}
 }
 
-// handOver answers with the two descriptors that open yields.
-func (s *Server) handOver(conn *net.UnixConn, id string, open func(string) (*os.File, int, error)) error {
-	ns, socket, err := open(id)
+// handOver answers with the two descriptors of each namespace, and closes them.
+func handOver(conn *net.UnixConn, list []made, err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return send(conn, replyUnknown, err.Error())
 	}
 	if err != nil {
 		return send(conn, replyError, err.Error())
 	}
-	defer unix.Close(socket)
-	defer ns.Close()
-	_, _, err = conn.WriteMsgUnix([]byte{replyOK}, unix.UnixRights(int(ns.Fd()), socket), nil)
+	fds := make([]int, 0, 2*len(list))
+	for _, m := range list {
+		defer m.close()
+		fds = append(fds, int(m.ns.Fd()), m.socket)
+	}
+	_, _, err = conn.WriteMsgUnix([]byte{replyOK}, unix.UnixRights(fds...), nil)
 	return err
 }
 
-func (s *Server) newNamespace(id string) (*os.File, int, error) {
-	if !validID(id) {
-		return nil, -1, fmt.Errorf("namespace id %q is not valid", id)
+// newNamespaces makes a namespace for each id, all or none.
+func (s *Server) newNamespaces(ids []string) ([]made, error) {
+	if err := s.checkNew(ids); err != nil {
+		return nil, err
 	}
-	s.mu.Lock()
-	taken := s.held[id] != nil
-	s.mu.Unlock()
-	if taken {
-		return nil, -1, fmt.Errorf("network namespace %s exists already", id)
-	}
-	ns, socket, err := create(s.sysctls)
+	list, err := create(len(ids), s.sysctls)
 	if err != nil {
-		return nil, -1, err
+		return nil, err
 	}
-	if err := s.Adopt(id, ns); err != nil {
-		unix.Close(socket)
-		return nil, -1, err
+	for i, id := range ids {
+		if err == nil {
+			err = s.Adopt(id, list[i].ns)
+		}
+		if err == nil {
+			list[i].ns, err = s.Get(id)
+		}
 	}
-	dup, err := s.Get(id)
 	if err != nil {
-		unix.Close(socket)
-		s.Drop(id)
-		return nil, -1, err
+		for i, id := range ids {
+			s.Drop(id)
+			list[i].close()
+		}
+		return nil, err
 	}
-	return dup, socket, nil
+	return list, nil
 }
 
-func (s *Server) existing(id string) (*os.File, int, error) {
-	ns, err := s.Get(id)
-	if err != nil {
-		return nil, -1, err
+func (s *Server) checkNew(ids []string) error {
+	if len(ids) > MaxNew {
+		return fmt.Errorf("%d namespaces in one request: want at most %d", len(ids), MaxNew)
 	}
-	socket, err := openInside(ns)
-	if err != nil {
-		ns.Close()
-		return nil, -1, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := map[string]bool{}
+	for _, id := range ids {
+		if !validID(id) {
+			return fmt.Errorf("namespace id %q is not valid", id)
+		}
+		if s.held[id] != nil || asked[id] {
+			return fmt.Errorf("network namespace %s exists already", id)
+		}
+		asked[id] = true
 	}
-	return ns, socket, nil
+	return nil
+}
+
+func (s *Server) existing(id string) (m made, err error) {
+	if m.ns, err = s.Get(id); err != nil {
+		return m, err
+	}
+	if m.socket, err = openInside(m.ns); err != nil {
+		m.ns.Close()
+	}
+	return m, err
 }
 
 func (s *Server) answerList(conn *net.UnixConn) error {

@@ -15,6 +15,10 @@ const (
 	replyError   = 'e'
 )
 
+// MaxNew bounds the namespaces made by one request: the kernel takes 253
+// descriptors a message (SCM_MAX_FD), and there are two for each.
+const MaxNew = 64
+
 // maxPacket bounds a packet, well below the default socket buffer (212,992 B).
 const maxPacket = 32 << 10
 

@@ -171,8 +171,8 @@ func (s *server) watchLinks(ctx context.Context) {
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	watch.Go(func() {
-		err := netlink.WatchDeleted(ctx, func(name string) {
-			if name == "" || s.isOurs(name) {
+		err := netlink.WatchDeleted(ctx, func(d netlink.Deletion) {
+			if d.Name == "" || s.isOurs(d.Name) {
 				select {
 				case damage <- struct{}{}:
 				default:
