@@ -70,7 +70,7 @@ race: ## package tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./services/... ./libcontainer/... ./cli/...
 
 .PHONY: bench-launch
-bench-launch: build ## time `run --rm` of /bin/true against docker.io, podman, crun and runc in one run (root)
+bench-launch: build ## time launches against docker.io, podman, crun and runc in one run; fails when a bar is missed (root)
 	@bench/launch.sh
 
 .PHONY: bench

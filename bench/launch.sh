@@ -1,6 +1,10 @@
 #!/bin/bash
 # Times launches against docker.io, podman, crun and runc in one run: contenders take turns, so that what else the
-# machine does hits all alike. Writes bench/results/launch.md and launch.svg. Arguments go to bench/launch (-n ROUNDS).
+# machine does hits all alike. Writes bench/results/launch.md and its pictures, and fails when a bar is missed. Arguments
+# go to bench/launch:
+#   bench/launch.sh -quick                          development: Berth and crun only, no report
+#   bench/launch.sh -n 30 -only run,exec            some groups, with all peers, no report
+#   bench/launch.sh -quick -only run -match gRPC    some contenders
 #
 # Everything runs in a network namespace of its own, with all stores on one journaled ext4 made for the run: on the
 # host's own file system, whatever was deleted last would be measured too.
@@ -13,6 +17,7 @@ if [ -z "${BERTH_BENCH_INSIDE:-}" ]; then
 	export GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=0
 	go build -o bin/bench-launch ./bench/launch
 	go build -o bin/bench-worker -tags grpcnotrace ./bench/worker
+	go build -o bin/bench-empty ./bench/empty
 	exec unshare --net --mount --propagation private env BERTH_BENCH_INSIDE=1 "$0" "$@"
 fi
 

@@ -58,13 +58,6 @@ func ratioBar(group, text, a, b string, times float64) bar {
 	}}
 }
 
-// fasterBar: the median of a is at least times that of b, which took turns with it.
-func fasterBar(group, text, a, b string, times float64) bar {
-	return bar{group, text, fmt.Sprintf("≥ %g × as fast as %s", times, a), func(all []finding) judgement {
-		return estimateRatio(find(all, group, a), find(all, group, b), true).atLeast(times, "%.1f")
-	}}
-}
-
 // apartBar is ratioBar for what was measured at different times.
 func apartBar(group, text, a, b string, times float64) bar {
 	return bar{group, text, fmt.Sprintf("≤ %g × %s", times, b), func(all []finding) judgement {
@@ -100,16 +93,36 @@ func tailBar(group, text, name, says string, limit func(median float64) float64)
 	}}
 }
 
+// timesBar: the median of a is at least times that of b, which took turns with it.
+func timesBar(group, text, a, b string, times float64) bar {
+	return bar{group, text, fmt.Sprintf("≥ %g × %s", times, b), func(all []finding) judgement {
+		return estimateRatio(find(all, group, a), find(all, group, b), true).atLeast(times, "%.1f")
+	}}
+}
+
 // bars are what the engine promises of a launch.
 var bars = []bar{
-	ratioBar("run", "run --rm, bridge, limits, seccomp, through the CLI", cliLimits, crunBare, 0.8),
-	fasterBar("run", "the same", "docker run, bridge", cliLimits, 35),
+	ratioBar("run", "run --rm, bridge, limits, seccomp, CLI", cliLimits, crunBare, 0.8),
+	timesBar("run", "the same, times as fast", "docker run, bridge", cliLimits, 35),
 	tailBar("tail", "the same, p99", cliLimits, "≤ 3 × p50", func(m float64) float64 { return 3 * m }),
-	levelBar("run", "the same through one gRPC call, p50", grpcLimits, 4, "ms"),
-	tailBar("tail", "the same through one gRPC call, p99", grpcLimits, "≤ 10 ms", func(float64) float64 { return 10 }),
+	levelBar("run", "the same, one gRPC call, p50", grpcLimits, 4, "ms"),
+	tailBar("tail", "the same, one gRPC call, p99", grpcLimits, "≤ 10 ms", func(float64) float64 { return 10 }),
+	levelBar("detach", "run -d with a published port, gRPC, p50", "berth gRPC", 6, "ms"),
 	ratioBar("run", "libcontainer alone", "libcontainer", crunBare, 0.5),
 	levelBar("exec", "exec, CLI, p50", "berth exec", 5, "ms"),
 	levelBar("exec", "exec, gRPC, p50", "berth gRPC", 2, "ms"),
+	rateBar("sustained", "sustained, 8 clients, gRPC", "berth gRPC, bridge", 150, "containers/s"),
+	timesBar("sustained", "the same", "berth gRPC, bridge", "docker run, bridge", 18),
+	levelBar("sustained-cpu", "the same, CPU per container", "berth gRPC, bridge", 12, "ms"),
+	apartBar("density", "the next start with 500 containers", "run --rm, gRPC, with 500", "run --rm, gRPC, with none", 1.2),
+	ratioBar("cold", "cold: user namespace", "user namespace", "warm: bridge", 2),
+	ratioBar("cold", "cold: host network", "host network", "warm: bridge", 2),
+	ratioBar("cold", "cold: empty pools", "empty pools", "warm: bridge", 2),
+	ratioBar("boot", "cold: first start after the engine's", firstStart, startsAfter, 2),
+	ratioBar("layers", "image with 40 layers", "berth gRPC, layers: 40", "berth gRPC, layers: 1", 1.2),
+	levelBar("memory", "memory per idle container", "engine, per idle container", 0.3, "MB"),
+	levelBar("memory", "memory of the idle engine", "engine, idle", 60, "MB"),
+	levelBar("idle", "wake-ups of the idle engine", "engine, idle", 2, "/s"),
 	levelBar("client", "berth --version", "berth --version", 2.5, "ms"),
 	levelBar("client", "berth ps", "berth ps", 4, "ms"),
 }
@@ -119,4 +132,7 @@ const (
 	crunBare   = "crun, bare bundle"
 	cliLimits  = "berth run, bridge, limits"
 	grpcLimits = "berth gRPC, bridge, limits"
+
+	firstStart  = "berth run, the first"
+	startsAfter = "berth run, those after it"
 )

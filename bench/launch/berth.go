@@ -99,6 +99,9 @@ func startBerth(o options) (*berth, error) {
 	}
 	b.addCLI("exec", "berth exec", "exec", "sleeper", "/bin/true")
 	b.addOrder("exec", "berth gRPC", b.client, orders.Order{Op: "exec", Container: "sleeper"}, nil)
+	b.addDetached("detach", "berth run -d -p", b.env, []string{b.cli}, "127.0.0.1:18080:80", nil)
+	b.addOrder("detach", "berth gRPC", b.client, orders.Order{Op: "detach", Spec: specOf(published(18081))}, b.removeAll)
+	b.addLoad("berth gRPC, bridge", 200)
 	b.addCLI("client", "berth --version", "--version")
 	b.addCLI("client", "berth version", "version")
 	b.addCLI("client", "berth ps", "ps")
@@ -118,6 +121,13 @@ func limited(s *apiv1.ContainerSpec) *apiv1.ContainerSpec {
 func networked(s *apiv1.ContainerSpec, mode string) *apiv1.ContainerSpec {
 	s.Network = &apiv1.NetworkSpec{Mode: mode}
 	return s
+}
+
+// published is a container that stays, with a port.
+func published(port uint32) *apiv1.ContainerSpec {
+	return &apiv1.ContainerSpec{Image: imageName, Args: []string{"sleep", "86400"}, Network: &apiv1.NetworkSpec{
+		Ports: []*apiv1.PortMapping{{HostIp: "127.0.0.1", HostPort: port, ContainerPort: 80}},
+	}}
 }
 
 func private(s *apiv1.ContainerSpec) *apiv1.ContainerSpec {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,14 +21,20 @@ type command struct {
 	charge machine.Account
 }
 
-// unique, in the arguments, becomes a name that no other run uses.
-const unique = "{unique}"
+// Placeholders in the arguments.
+const (
+	unique = "{unique}" // becomes a name that no other run uses
+	client = "{client}" // becomes the number of the client, of those that run at the same time
+)
 
 var serial atomic.Int64
 
 // once runs the command, and gives the time from just before the process exists until it has been waited for, and what
 // it printed. That goes to a file without a name: a pipe would stay open in the helpers some commands leave behind.
-func (c command) once(ctx context.Context) (wall time.Duration, output string, err error) {
+func (c command) once(ctx context.Context) (time.Duration, string, error) { return c.by(ctx, 0) }
+
+// by is once, by one of several clients.
+func (c command) by(ctx context.Context, number int) (wall time.Duration, output string, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, "", err
 	}
@@ -41,14 +48,15 @@ func (c command) once(ctx context.Context) (wall time.Duration, output string, e
 	}
 	id := fmt.Sprintf("bench-%d-%d", os.Getpid(), serial.Add(1))
 	args := make([]string, len(c.args))
+	fill := strings.NewReplacer(unique, id, client, strconv.Itoa(number))
 	for i, a := range c.args {
-		args[i] = strings.ReplaceAll(a, unique, id)
+		args[i] = fill.Replace(a)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if wall, err = c.charge.Run(cmd); err != nil {
-		err = fmt.Errorf("%s: %w", strings.Join(c.args, " "), err)
+		err = fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 	}
 	text, _ := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
 	output = strings.TrimSpace(string(text))

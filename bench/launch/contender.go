@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"berth/bench/machine"
@@ -43,4 +44,16 @@ func (p *peer) addOrder(group, name string, w *worker, o orders.Order, undo func
 
 func (p *peer) addFunc(group, name string, once func(context.Context) (time.Duration, func() error, error)) {
 	p.contenders = append(p.contenders, &contender{group: group, name: name, charge: p.charge, once: once})
+}
+
+// addDetached gives the peer a contender that starts a container with a published port, with Docker's words, and removes
+// it outside of the time.
+func (p *peer) addDetached(group, name string, env, program []string, port string, more []string) {
+	words := func(w ...string) []string { return append(program[:len(program):len(program)], w...) }
+	p.addFunc(group, name, func(ctx context.Context) (time.Duration, func() error, error) {
+		container := fmt.Sprintf("detached-%d", serial.Add(1))
+		args := append(append(words("run", "-d", "--name", container, "-p", port), more...), imageName, "sleep", "86400")
+		wall, _, err := command{args, env, p.charge}.once(ctx)
+		return wall, func() error { return p.all(env, words("rm", "-f", container)) }, err
+	})
 }

@@ -36,6 +36,9 @@ type options struct {
 
 func (o options) wants(group string) bool { return len(o.only) == 0 || slices.Contains(o.only, group) }
 
+// whole is whether all is measured, as a report needs it.
+func (o options) whole() bool { return !o.quick && len(o.only) == 0 && o.match == nil }
+
 // Threads that joined a control group are to end, which the first thread of a process cannot: it is main's alone.
 func init() { runtime.LockOSThread() }
 
@@ -47,12 +50,12 @@ func main() {
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the report")
 	flag.IntVar(&o.rounds, "n", 0, "rounds (default 40, or 15 when quick)")
 	flag.IntVar(&o.warm, "warm", 3, "rounds before those that count")
-	flag.StringVar(&only, "only", "", "groups to measure, with commas between: "+strings.Join(groupNames(), ","))
+	flag.StringVar(&only, "only", "", "groups to measure, with commas between; without it all, and a report is written: "+strings.Join(groupNames(), ","))
 	flag.Func("match", "take only contenders whose name this regular expression matches, and crun", func(text string) (err error) {
 		o.match, err = regexp.Compile(text)
 		return err
 	})
-	flag.BoolVar(&o.quick, "quick", false, "for development: under a minute, without docker, podman and runc; writes no report")
+	flag.BoolVar(&o.quick, "quick", false, "for development: under a minute, without docker, podman and runc")
 	flag.Parse()
 	if only != "" {
 		o.only = strings.Split(only, ",")
@@ -97,35 +100,35 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := report{host: machine.Describe(), versions: versions(s.peers), leftOut: s.leftOut, rounds: o.rounds, selected: strings.Join(o.only, ", ")}
-	for _, g := range groups {
+	r := report{host: machine.Describe(), versions: versions(s.peers), leftOut: s.leftOut, rounds: o.rounds}
+	for _, g := range tasks {
 		if !o.wants(g.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %3.0f s: %s\n", time.Since(began).Seconds(), g.name)
-		f, err := g.measure(ctx, s, g.group)
+		found, err := g.measure(ctx, s, g.group)
 		if err != nil {
 			return fmt.Errorf("%s: %w", g.name, err)
 		}
-		r.findings = append(r.findings, f)
+		r.findings = append(r.findings, found...)
 	}
 	r.took = time.Since(began)
 	fmt.Print(r.text())
-	if !o.quick {
+	if o.whole() {
 		if err := r.write(o.out); err != nil {
 			return err
 		}
 	}
-	return r.failure(o.quick)
+	return r.failure(o.whole())
 }
 
-// failure is an error when a bar was missed, or could not be judged although its group was measured in full.
-func (r report) failure(quick bool) error {
+// failure is an error when a bar was missed, or was not judged although all was to be measured.
+func (r report) failure(whole bool) error {
 	count := map[verdict]int{}
 	for _, j := range r.judged() {
 		count[j.verdict]++
 	}
-	if count[missed] > 0 || count[notMeasured] > 0 && !quick {
+	if count[missed] > 0 || count[notMeasured] > 0 && whole {
 		return fmt.Errorf("%d bars met, %d missed, %d open, %d not measured", count[met], count[missed], count[open], count[notMeasured])
 	}
 	return nil

@@ -16,6 +16,7 @@ type peer struct {
 	version    string
 	charge     machine.Account
 	contenders []*contender
+	loads      []*load
 	stop       []func() error // in reverse order
 }
 

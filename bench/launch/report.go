@@ -17,7 +17,6 @@ type report struct {
 	versions []string
 	leftOut  []string
 	rounds   int
-	selected string // what part of the bench ran; empty: all
 	findings []finding
 	took     time.Duration
 }
@@ -117,9 +116,6 @@ func (r report) text() string {
 func (r report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Launch times\n\n`make bench-launch`, %s, %.0f minutes: %s.\n", time.Now().UTC().Format(time.DateOnly), math.Ceil(r.took.Minutes()), r.host)
-	if r.selected != "" {
-		fmt.Fprintf(&b, "Only a part: %s.\n", r.selected)
-	}
 	fmt.Fprintf(&b, `
 %d rounds; in each, every contender of a group ran once, in an order that chance made. Intervals are 95 %% bootstrap
 intervals of the median (of the ratio of medians, for bars that are ratios). A bar is met when the whole interval is within

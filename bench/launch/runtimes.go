@@ -39,6 +39,16 @@ func bareRuntime(o options, name string, runtime ...string) (*peer, error) {
 	p.atEnd(func() error { return p.all(nil, words("delete", "-f", "sleeper")) })
 	p.version, _ = p.do(nil, runtime[0], "--version")
 	p.add("run", name+", bare bundle", nil, words("run", "-b", filepath.Join(o.work, name, "true"), unique)...)
+	if name == "crun" {
+		// Each client has a bundle of its own, as the control group's path is in there.
+		for i := range clients {
+			bundle := fmt.Sprintf("client-%d", i)
+			if err := makeBundle(filepath.Join(o.work, name, bundle), o.work+"/fs", "/"+p.charge.Containers+"/"+bundle, []string{"/bin/true"}); err != nil {
+				return p, err
+			}
+		}
+		p.addLoad(crunBare, 200, nil, words("run", "-b", filepath.Join(o.work, name, "client-"+client), unique)...)
+	}
 	p.add("exec", name+" exec", nil, words("exec", "sleeper", "/bin/true")...)
 	return p, nil
 }
@@ -85,7 +95,12 @@ func newFloors(o options) (*peer, error) {
 		return p, err
 	}
 	p.version = "Linux " + machine.KernelRelease()
-	p.add("run", "kernel: namespaces, fork, exec", nil, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--mount-proc", "/bin/busybox", "true")
+	p.add("run", "kernel: namespaces, fork, exec", nil, kernelFloor...)
 	p.add("run", "kernel: fork, exec", nil, "/bin/busybox", "true")
+	p.addLoad("kernel: namespaces, fork, exec", 400, nil, kernelFloor...)
+	p.add("client", "an empty Go program", nil, filepath.Join(o.bin, "bench-empty"))
 	return p, nil
 }
+
+// kernelFloor makes all namespaces and runs true.
+var kernelFloor = []string{"unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--mount-proc", "/bin/busybox", "true"}

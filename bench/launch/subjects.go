@@ -36,7 +36,7 @@ func startAll(ctx context.Context, o options) (*subjects, error) {
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %s is left out: %v\n", p.name, err)
 			s.leftOut = append(s.leftOut, fmt.Sprintf("%s: %v", p.name, err))
-			p.contenders = nil
+			p.contenders, p.loads = nil, nil
 		}
 	}
 	return s, nil

@@ -134,3 +134,23 @@ func removeTree(dir string) error {
 	}
 	return os.Remove(dir)
 }
+
+// Processes are the ids of all processes in the account's groups and in those below.
+func (a Account) Processes() (pids []int) {
+	h, _ := Hierarchy()
+	for _, group := range []string{a.dir(), filepath.Join(h, a.Containers)} {
+		_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() != "cgroup.procs" {
+				return nil // a group that goes is not looked at
+			}
+			b, _ := os.ReadFile(path)
+			for _, field := range strings.Fields(string(b)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					pids = append(pids, pid)
+				}
+			}
+			return nil
+		})
+	}
+	return pids
+}

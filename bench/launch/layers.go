@@ -1,0 +1,147 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"berth/bench/orders"
+)
+
+const manyLayers = 40
+
+// layers compares launches of two images that have the same files, in one layer and in many.
+func layers(ctx context.Context, s *subjects, g group) (found []finding, err error) {
+	registry, err := startRegistry(s.options)
+	defer func() { err = errors.Join(err, registry.close()) }()
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{charge: s.berth.charge}
+	for _, n := range []int{1, manyLayers} {
+		image := fmt.Sprintf("%s/layers-%d:latest", registryAddress, n)
+		archive := filepath.Join(s.work, fmt.Sprintf("layers-%d.tar", n))
+		if err := writeArchive(archive, s.image, n); err != nil {
+			return nil, err
+		}
+		if _, err := registry.do(nil, "skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", "docker-archive:"+archive, "docker://"+image); err != nil {
+			return nil, err
+		}
+		if err := s.berth.words("pull", image); err != nil {
+			return nil, err
+		}
+		c := spec()
+		c.Image = image
+		p.addOrder(g.name, fmt.Sprintf("berth gRPC, layers: %d", n), s.berth.client, orders.Order{Op: "run", Spec: specOf(c)}, nil)
+	}
+	err = takeTurns(ctx, p.contenders, s.warm, s.rounds)
+	return []finding{fromTurns(g, p.contenders)}, err
+}
+
+const registryAddress = "127.0.0.1:5000" // in the network namespace of the bench
+
+// startRegistry starts Debian's docker-registry and waits until it listens.
+func startRegistry(o options) (*peer, error) {
+	p, err := newPeer("registry")
+	if err != nil {
+		return p, err
+	}
+	dir := filepath.Join(o.work, "registry")
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", dir, registryAddress)
+	if err := os.WriteFile(dir+".yml", []byte(config), 0o644); err != nil {
+		return p, err
+	}
+	if err := p.background(exec.Command("docker-registry", "serve", dir+".yml")); err != nil {
+		return p, err
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := net.Dial("tcp", registryAddress)
+		if err == nil {
+			return p, conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return p, fmt.Errorf("docker-registry does not listen: %w", err)
+		}
+	}
+}
+
+// writeArchive writes an image in the form of `docker save`: the root file system base, and on it one small file in
+// each further layer.
+func writeArchive(path, base string, layers int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := tar.NewWriter(f)
+	var names, ids []string
+	for i := range layers {
+		var content []byte
+		if i == 0 {
+			content, err = os.ReadFile(base)
+		} else {
+			content, err = smallLayer(i)
+		}
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(content)
+		ids = append(ids, "sha256:"+hex.EncodeToString(sum[:]))
+		names = append(names, fmt.Sprintf("%d.tar", i))
+		if err := writeFile(out, names[i], content); err != nil {
+			return err
+		}
+	}
+	config, err := json.Marshal(map[string]any{
+		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": ids},
+	})
+	if err != nil {
+		return err
+	}
+	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "Layers": names}})
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name    string
+		content []byte
+	}{{"config.json", config}, {"manifest.json", manifest}} {
+		if err := writeFile(out, file.name, file.content); err != nil {
+			return err
+		}
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func smallLayer(i int) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := writeFile(w, fmt.Sprintf("etc/layer-%d", i), fmt.Appendf(nil, "%d\n", i)); err != nil {
+		return nil, err
+	}
+	err := w.Close()
+	return b.Bytes(), err
+}
+
+func writeFile(w *tar.Writer, name string, content []byte) error {
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
+		return err
+	}
+	_, err := w.Write(content)
+	return err
+}
