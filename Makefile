@@ -73,8 +73,12 @@ race: ## package tests under the race detector (needs a C compiler)
 bench-launch: build ## time launches against docker.io, podman, crun and runc in one run; fails when a bar is missed (root)
 	@bench/launch.sh
 
+.PHONY: bench-pull
+bench-pull: build ## time cold pulls against docker.io, podman, skopeo and containerd in one run; ARGS=-quick leaves them out (root)
+	@bench/pull.sh $(ARGS)
+
 .PHONY: bench
-bench: bench-launch ## all comparisons with peers
+bench: bench-launch bench-pull ## all comparisons with peers
 
 $(TOOLS)/buf:
 	GOBIN=$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)

@@ -19,7 +19,7 @@ packages=(
 	make git
 )
 case "${1:-}" in
-bench) packages+=(docker.io podman crun runc netavark aardvark-dns iptables) ;;
+bench) packages+=(docker.io podman crun runc netavark aardvark-dns iptables containerd zstd) ;;
 vm) packages+=(qemu-system-x86 e2fsprogs) ;;
 esac
 
