@@ -51,7 +51,8 @@ type Driver interface {
 	// path, since drivers do not understand each other's layers.
 	Name() string
 
-	// Stage unpacks a layer. It reads tar up to the end-of-archive mark.
+	// Stage unpacks a layer. It reads tar up to the end-of-archive mark, in
+	// pieces of down to 512 bytes, so reading a little should cost little.
 	Stage(ctx context.Context, tar io.Reader, limits unpack.Limits) (Staged, error)
 
 	// Layers are the names of all committed layers.

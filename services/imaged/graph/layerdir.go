@@ -1,7 +1,6 @@
 package graph
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -149,10 +148,7 @@ func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Lim
 	if s.dir, err = os.Open(s.path); err != nil {
 		return err
 	}
-	// Headers are 512 bytes each: without a buffer every one is a call into
-	// the pipe that feeds us.
-	in := bufio.NewReaderSize(tar, 128<<10)
-	result, err := unpack.Extract(ctx, s.dir, in, unpack.Options{Whiteouts: s.layers.whiteouts, Limits: limits})
+	result, err := unpack.Extract(ctx, s.dir, tar, unpack.Options{Whiteouts: s.layers.whiteouts, Limits: limits})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@ import (
 	"io"
 	"sync/atomic"
 
-	"github.com/klauspost/compress/gzip"
+	"berth/services/imaged/inflate/gunzip"
+
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -76,7 +77,7 @@ func NewReader(r io.Reader, l Limits) (*Reader, error) {
 func (z *Reader) start(head []byte, r *bufio.Reader) error {
 	switch z.kind = KindOf(head); {
 	case z.kind == Gzip:
-		g, err := gzip.NewReader(r)
+		g, err := gunzip.NewReader(r)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
