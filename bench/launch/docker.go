@@ -48,7 +48,7 @@ func startDocker(o options) (*peer, error) {
 	p.add("run", "docker run, --network none", env, "docker", "run", "--rm", "--network", "none", imageName, "/bin/true")
 	p.add("exec", "docker exec", env, "docker", "exec", "sleeper", "/bin/true")
 	p.addDetached("detach", "docker run -d -p", env, []string{"docker"}, "127.0.0.1:18082:80", nil)
-	p.addLoad("docker run, bridge", 24, env, "docker", "run", "--rm", imageName, "/bin/true")
+	p.addLoad("docker run, bridge", 16, env, "docker", "run", "--rm", imageName, "/bin/true")
 	p.add("client", "docker --version", env, "docker", "--version")
 	p.add("client", "docker ps", env, "docker", "ps")
 	return p, nil

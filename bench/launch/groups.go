@@ -13,6 +13,7 @@ var tasks = []task{
 	{group{name: "memory", title: "Memory of the engine",
 		note: "Proportional set size of all processes, one idle container among them from the beginning; MB of 2^20 bytes."}, memory},
 	{group{name: "run", title: "Run true in a new container and remove it", reference: crunBare}, turns},
+	{group{name: "stages", title: "What a launch is made of", note: "Bridge and limits, over gRPC, one after another without a pause. Stages overlap."}, stages},
 	{group{name: "tail", title: "The slowest of many runs"}, slowest},
 	{group{name: "detach", title: "Start a container with a published port, and get the answer", reference: "docker run -d -p",
 		note: "CPU time is with the removal, which the wall time is without."}, turns},

@@ -48,7 +48,7 @@ func main() {
 	flag.StringVar(&o.work, "work", "", "directory for all state, on the file system to measure on")
 	flag.StringVar(&o.bin, "bin", "bin", "directory with Berth's programs")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the report")
-	flag.IntVar(&o.rounds, "n", 0, "rounds (default 40, or 15 when quick)")
+	flag.IntVar(&o.rounds, "n", 0, "rounds (default 30, or 15 when quick)")
 	flag.IntVar(&o.warm, "warm", 3, "rounds before those that count")
 	flag.StringVar(&only, "only", "", "groups to measure, with commas between; without it all, and a report is written: "+strings.Join(groupNames(), ","))
 	flag.Func("match", "take only contenders whose name this regular expression matches, and crun", func(text string) (err error) {
@@ -66,7 +66,11 @@ func main() {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -85,7 +89,7 @@ func (o *options) check() error {
 		o.only = []string{"run", "exec", "client"}
 	}
 	if o.rounds <= 0 {
-		o.rounds = map[bool]int{false: 40, true: 15}[o.quick]
+		o.rounds = map[bool]int{false: 30, true: 15}[o.quick]
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ tmp_dir = "%[3]s/tmp"
 	p.add("run", "podman run, --network none", env, run("--rm", "--network", "none", imageName, "/bin/true")...)
 	p.add("exec", "podman exec", env, "podman", "exec", "sleeper", "/bin/true")
 	p.addDetached("detach", "podman run -d -p", env, []string{"podman"}, "127.0.0.1:18083:80", []string{"--cgroup-parent", "/" + p.charge.Containers, "--stop-timeout", "0"})
-	p.addLoad("podman run, bridge", 24, env, run("--rm", imageName, "/bin/true")...)
+	p.addLoad("podman run, bridge", 16, env, run("--rm", imageName, "/bin/true")...)
 	p.add("client", "podman --version", env, "podman", "--version")
 	p.add("client", "podman ps", env, "podman", "ps")
 	return p, nil

@@ -21,6 +21,7 @@ type Order struct {
 	Op        string          `json:"op"`
 	Spec      json.RawMessage `json:"spec,omitempty"`      // of new containers; its form is the operation's
 	Container string          `json:"container,omitempty"` // one that is there
+	Steps     bool            `json:"steps,omitempty"`     // ask for them
 	Count     int             `json:"count"`
 	Workers   int             `json:"workers"`
 }
@@ -29,14 +30,27 @@ type Order struct {
 type Result struct {
 	Walls     []time.Duration `json:"walls,omitempty"` // of each run that succeeded; of one worker, in order
 	Elapsed   time.Duration   `json:"elapsed"`         // from the first begin to the last end
+	Steps     []Step          `json:"steps,omitempty"` // what each run was made of, by operations that tell
 	Made      []string        `json:"made,omitempty"`  // ids of containers that were left
 	Failed    int             `json:"failed,omitempty"`
 	Complaint string          `json:"complaint,omitempty"` // why the first one failed
 }
 
-// Operation does something once, as one of an order's workers, and gives the time that counts and the id of what it
-// leaves behind, if anything.
-type Operation func(ctx context.Context, o *Order, worker int) (wall time.Duration, made string, err error)
+// Step is a stage of one run.
+type Step struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took"`
+}
+
+// Outcome is what an operation did in one run.
+type Outcome struct {
+	Wall  time.Duration // the time that counts
+	Made  string        // the id of what it leaves behind, if anything
+	Steps []Step
+}
+
+// Operation does something once, as one of an order's workers.
+type Operation func(ctx context.Context, o *Order, worker int) (Outcome, error)
 
 // Serve obeys orders from r until it ends.
 func Serve(ctx context.Context, r io.Reader, w io.Writer, operations map[string]Operation) error {
@@ -69,15 +83,16 @@ func obey(ctx context.Context, o *Order, op Operation) (r Result) {
 	for worker := range max(o.Workers, 1) {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
-				wall, made, err := op(ctx, o, worker)
+				done, err := op(ctx, o, worker)
 				mu.Lock()
 				if err == nil {
-					r.Walls = append(r.Walls, wall)
+					r.Walls = append(r.Walls, done.Wall)
 				} else if r.Failed++; r.Failed == 1 {
 					r.Complaint = err.Error()
 				}
-				if made != "" {
-					r.Made = append(r.Made, made)
+				r.Steps = append(r.Steps, done.Steps...)
+				if done.Made != "" {
+					r.Made = append(r.Made, done.Made)
 				}
 				mu.Unlock()
 			}

@@ -58,47 +58,48 @@ func (e *engine) operations() map[string]orders.Operation {
 		"run":    e.run,
 		"detach": e.detach,
 		"exec":   e.exec,
-		"remove": e.remove,
-		"list":   e.list,
 	}
 }
 
-// run is over when the client knows how the process ended; what the stream says after that does not count.
-func (e *engine) run(ctx context.Context, o *orders.Order, worker int) (time.Duration, string, error) {
-	open := &apiv1.RunRequest_Open{Attach: &apiv1.AttachOptions{Stdout: true, Stderr: true}}
-	var wall time.Duration
+// run is over when the client knows how the process ended; what the stream says after that does not count. It asks for
+// the steps of the start if the order does.
+func (e *engine) run(ctx context.Context, o *orders.Order, worker int) (done orders.Outcome, err error) {
+	open := &apiv1.RunRequest_Open{Attach: &apiv1.AttachOptions{Stdout: true, Stderr: true}, Trace: o.Steps}
 	began := time.Now()
-	err := e.converse(ctx, o, worker, open, func(m *apiv1.RunResponse) error {
+	err = e.converse(ctx, o, worker, open, func(m *apiv1.RunResponse) error {
+		for _, s := range m.GetStarted().GetTrace() {
+			done.Steps = append(done.Steps, orders.Step{Name: s.GetName(), Took: s.GetDuration().AsDuration()})
+		}
 		if x := m.GetExited(); x != nil {
-			wall = time.Since(began)
+			done.Wall = time.Since(began)
 			if x.GetCode() != 0 || x.GetError() != "" {
 				return fmt.Errorf("exit status %d %s", x.GetCode(), x.GetError())
 			}
 		}
 		return nil
 	})
-	if err == nil && wall == 0 {
+	if err == nil && done.Wall == 0 {
 		err = errors.New("the stream ended without an exit status")
 	}
-	return wall, "", err
+	return done, err
 }
 
 // detach is over when the client knows that the process has started. The container stays.
-func (e *engine) detach(ctx context.Context, o *orders.Order, worker int) (wall time.Duration, made string, err error) {
+func (e *engine) detach(ctx context.Context, o *orders.Order, worker int) (done orders.Outcome, err error) {
 	began := time.Now()
 	err = e.converse(ctx, o, worker, &apiv1.RunRequest_Open{Detach: true, Attach: &apiv1.AttachOptions{}}, func(m *apiv1.RunResponse) error {
 		if c := m.GetCreated(); c != nil {
-			made = c.GetId()
+			done.Made = c.GetId()
 		}
 		if m.GetStarted() != nil {
-			wall = time.Since(began)
+			done.Wall = time.Since(began)
 		}
 		return nil
 	})
-	if err == nil && wall == 0 {
+	if err == nil && done.Wall == 0 {
 		err = errors.New("the stream ended before the start")
 	}
-	return wall, made, err
+	return done, err
 }
 
 // converse has one Run call to its end.
@@ -134,55 +135,36 @@ func (e *engine) converse(ctx context.Context, o *orders.Order, worker int, open
 	}
 }
 
-func (e *engine) exec(ctx context.Context, o *orders.Order, worker int) (wall time.Duration, _ string, err error) {
+// exec is over when the client knows how the process ended.
+func (e *engine) exec(ctx context.Context, o *orders.Order, worker int) (done orders.Outcome, err error) {
 	client, err := e.client(worker)
 	if err != nil {
-		return 0, "", err
+		return done, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	began := time.Now()
 	stream, err := client.Exec(ctx)
 	if err != nil {
-		return 0, "", err
+		return done, err
 	}
 	open := &apiv1.ExecRequest_Open{Container: o.Container, Args: []string{"/bin/true"}, Attach: &apiv1.AttachOptions{Stdout: true, Stderr: true}}
 	if err := stream.Send(&apiv1.ExecRequest{Message: &apiv1.ExecRequest_Open_{Open: open}}); err != nil {
-		return 0, "", err
+		return done, err
 	}
 	for {
 		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) && wall > 0 {
-			return wall, "", nil
+		if errors.Is(err, io.EOF) && done.Wall > 0 {
+			return done, nil
 		}
 		if err != nil {
-			return 0, "", err
+			return done, err
 		}
 		if x := m.GetExited(); x != nil {
-			wall = time.Since(began)
+			done.Wall = time.Since(began)
 			if x.GetCode() != 0 {
-				return 0, "", fmt.Errorf("exit status %d", x.GetCode())
+				return done, fmt.Errorf("exit status %d", x.GetCode())
 			}
 		}
 	}
-}
-
-func (e *engine) remove(ctx context.Context, o *orders.Order, worker int) (time.Duration, string, error) {
-	client, err := e.client(worker)
-	if err != nil {
-		return 0, "", err
-	}
-	began := time.Now()
-	_, err = client.Remove(ctx, &apiv1.RemoveRequest{Container: o.Container, Force: true})
-	return time.Since(began), "", err
-}
-
-func (e *engine) list(ctx context.Context, _ *orders.Order, worker int) (time.Duration, string, error) {
-	client, err := e.client(worker)
-	if err != nil {
-		return 0, "", err
-	}
-	began := time.Now()
-	_, err = client.List(ctx, &apiv1.ListRequest{})
-	return time.Since(began), "", err
 }

@@ -82,44 +82,45 @@ func (l *library) group() (*cgroup.Group, error) {
 }
 
 // start counts from a Go struct to the process reaped: the control group is made within that time, and removed after it.
-func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (wall time.Duration, _ string, err error) {
+func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
 	if err != nil {
-		return 0, "", err
+		return done, err
 	}
 	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
-	wall = time.Since(began)
-	return wall, "", errors.Join(err, g.Delete())
+	done.Wall = time.Since(began)
+	return done, errors.Join(err, g.Delete())
 }
 
 // whole counts until the control group is gone too.
-func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (time.Duration, string, error) {
+func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
 	if err != nil {
-		return 0, "", err
+		return done, err
 	}
 	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
 	err = errors.Join(err, g.Delete())
-	return time.Since(began), "", err
+	done.Wall = time.Since(began)
+	return done, err
 }
 
 // waiting has an init that waits in its namespaces and control group already.
-func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (wall time.Duration, _ string, err error) {
+func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	g, err := l.group()
 	if err != nil {
-		return 0, "", err
+		return done, err
 	}
 	w, err := l.launcher.Prepare(l.config.Namespaces, g)
 	if err != nil {
-		return 0, "", errors.Join(err, g.Delete())
+		return done, errors.Join(err, g.Delete())
 	}
 	time.Sleep(10 * time.Millisecond) // until it has got to where it waits
 	began := time.Now()
 	err = reaped(w.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
-	wall = time.Since(began)
-	return wall, "", errors.Join(err, g.Delete())
+	done.Wall = time.Since(began)
+	return done, errors.Join(err, g.Delete())
 }
 
 // reaped waits for what a launch returned.
