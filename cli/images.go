@@ -16,7 +16,8 @@ func (a *app) imageNoun() *cobra.Command {
 	ls.Use, ls.Aliases = "ls [OPTIONS] [REPOSITORY[:TAG]]", []string{"list"}
 	rm := a.rmiCommand()
 	rm.Use, rm.Aliases = "rm [OPTIONS] IMAGE [IMAGE...]", []string{"remove"}
-	c.AddCommand(ls, rm, a.imageInspectCommand(), a.imagePruneCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.importCommand(), a.historyCommand())
+	c.AddCommand(ls, rm, a.imageInspectCommand(), a.imagePruneCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.importCommand(), a.historyCommand(),
+		a.saveCommand(), a.loadCommand())
 	return c
 }
 

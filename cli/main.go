@@ -138,7 +138,7 @@ func (a *app) groups() []group {
 		{"containers", "Containers:", append(a.containerEntries(), entry{"ps", func() *cobra.Command { return a.psCommand("ps") }})},
 		{"images", "Images:", []entry{
 			{"pull", a.pullCommand}, {"push", a.pushCommand}, {"images", a.imagesCommand}, {"rmi", a.rmiCommand}, {"tag", a.tagCommand},
-			{"import", a.importCommand}, {"history", a.historyCommand}, {"login", a.loginCommand}, {"logout", a.logoutCommand},
+			{"save", a.saveCommand}, {"load", a.loadCommand}, {"import", a.importCommand}, {"history", a.historyCommand}, {"login", a.loginCommand}, {"logout", a.logoutCommand},
 		}},
 		{"engine", "Engine:", []entry{
 			{"up", a.upCommand}, {"down", a.downCommand}, {"check", a.checkCommand}, {"info", a.infoCommand}, {"version", a.versionCommand},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -122,7 +121,7 @@ func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {
 		return stream.Send(&apiv1.ImageServiceImportResponse{Message: &apiv1.ImageServiceImportResponse_Progress{Progress: p}})
 	})
 	image, err := s.importer.Import(stream.Context(), importer.Request{
-		Archive: &importReader{stream: stream}, Name: name, Platform: header.Platform, Changes: header.Changes, Message: header.Message,
+		Archive: &dataReader[*apiv1.ImageServiceImportRequest]{recv: stream.Recv}, Name: name, Platform: header.Platform, Changes: header.Changes, Message: header.Message,
 		Progress: func(n int64) { progress.set("", "extracting", n, 0) },
 	})
 	progress.close()
@@ -136,27 +135,6 @@ func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {
 	}
 	return stream.Send(&apiv1.ImageServiceImportResponse{Message: &apiv1.ImageServiceImportResponse_Result_{Result: result}})
 }
-
-// importReader reads the data messages of an import.
-type importReader struct {
-	stream apiv1.ImageService_ImportServer
-	rest   []byte
-}
-
-func (r *importReader) Read(p []byte) (int, error) {
-	for len(r.rest) == 0 {
-		m, err := r.stream.Recv()
-		if err != nil {
-			return 0, err // io.EOF when the client is done
-		}
-		r.rest = m.GetData()
-	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
-}
-
-var _ io.Reader = (*importReader)(nil)
 
 func (s imageService) Tag(_ context.Context, req *apiv1.ImageServiceTagRequest) (*apiv1.ImageServiceTagResponse, error) {
 	found, err := s.images.Find(req.Image)

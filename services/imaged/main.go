@@ -20,6 +20,7 @@ import (
 	"berth/internal/events"
 	"berth/internal/journal"
 	"berth/internal/version"
+	"berth/services/imaged/archive"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
@@ -127,6 +128,10 @@ func (s *server) connect(c config.Imaged) {
 		Downloads: c.ParallelDownloads, Unpacks: unpacks, Unpack: files, Inflate: stream,
 	})
 	s.pusher = &push.Pusher{Registry: s.registry, Store: s.store, Images: s.images, Uploads: c.ParallelDownloads}
+	s.loader = archive.NewLoader(archive.LoaderConfig{
+		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Unpack: files, Inflate: stream,
+	})
+	s.saver = &archive.Saver{Store: s.store, Images: s.images}
 	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
 }
 

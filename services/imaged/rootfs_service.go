@@ -51,7 +51,7 @@ func (s *server) checkPlatform(image, platform string) error {
 	if err != nil {
 		return err
 	}
-	if i.Config.OS != want.OS || i.Config.Architecture != want.Architecture || want.Variant != "" && i.Config.Variant != "" && i.Config.Variant != want.Variant {
+	if !manifest.RunsOn(i.Config, want) {
 		return fault.NotFound.Errorf("IMAGE_NOT_FOUND", "image %s is here for %s/%s, not for %s", image, i.Config.OS, i.Config.Architecture, platform).
 			With("image", image)
 	}

@@ -9,6 +9,7 @@ import (
 	"berth/internal/journal"
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
+	"berth/services/imaged/archive"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
@@ -36,6 +37,8 @@ type server struct {
 	puller   *pull.Puller
 	pusher   *push.Pusher
 	importer *importer.Importer
+	loader   *archive.Loader
+	saver    *archive.Saver
 	events   *events.Ring
 }
 

@@ -28,15 +28,17 @@ type world struct {
 	image  string
 	remote string // reference of an image that is only in the registry
 	tar    string
-	pids   string // of the bystanders
-	store  []string
+	// archive is where the image of tar is saved.
+	archive string
+	pids    string // of the bystanders
+	store   []string
 }
 
 var bystanders = map[string]int{"bystander1": 18401, "bystander2": 18402}
 
 func newWorld(t *testing.T, e *harness.Engine) *world {
 	t.Helper()
-	w := &world{t: t, e: e, b: dialBackends(t, e), image: e.Busybox(t), tar: otherTar(t, "imported", 1<<16)}
+	w := &world{t: t, e: e, b: dialBackends(t, e), image: e.Busybox(t), tar: otherTar(t, "imported", 1<<16), archive: t.TempDir() + "/saved.tar"}
 	reg := registrytest.Start(t, registrytest.Options{})
 	w.remote = reg.Ref("remote:1")
 	e.Berth(t, "import", otherTar(t, "pulled", 1<<16), w.remote)
@@ -96,6 +98,15 @@ var operations = map[string]operation{
 	},
 	"import": {
 		args:  func(w *world) []string { return []string{"import", w.tar, made} },
+		check: func(w *world, r harness.Result) bool { return w.imageThere(made, "imported") },
+	},
+	"load": {
+		prepare: func(w *world) {
+			w.e.Berth(w.t, "import", w.tar, made)
+			w.e.Berth(w.t, "save", "-q", "-o", w.archive, made)
+			w.e.Berth(w.t, "rmi", made)
+		},
+		args:  func(w *world) []string { return []string{"load", "-q", "-i", w.archive} },
 		check: func(w *world, r harness.Result) bool { return w.imageThere(made, "imported") },
 	},
 	"rmi": {

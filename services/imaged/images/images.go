@@ -57,8 +57,8 @@ type Layer struct {
 	DiffID digest.Digest `json:"diff_id"`
 }
 
-// blobs are all the blobs the image needs, each once.
-func (i *Image) blobs() []digest.Digest {
+// Blobs are all the blobs the image needs, each once.
+func (i *Image) Blobs() []digest.Digest {
 	all := []digest.Digest{i.ID, i.Manifest}
 	for _, l := range i.Layers {
 		all = append(all, l.Blob)
@@ -251,7 +251,7 @@ func (m *Images) dropUnused() error {
 
 // count adds n to the count of everything image i needs. The caller holds mu.
 func (m *Images) count(i *Image, n int) {
-	for _, d := range i.blobs() {
+	for _, d := range i.Blobs() {
 		if b := m.blobs[d]; b != nil {
 			b.count += n
 		}

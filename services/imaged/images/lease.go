@@ -1,6 +1,7 @@
 package images
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -135,7 +136,7 @@ func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, publish func()
 // hold enters what was added, and the lease's hold on it.
 func (m *Images) hold(l *Lease, d digest.Digest, b Blob, fresh *layer) {
 	if m.blobs[d] == nil {
-		m.blobs[d] = &blob{Blob: b, count: m.needing(func(i *Image) bool { return slices.Contains(i.blobs(), d) })}
+		m.blobs[d] = &blob{Blob: b, count: m.needing(func(i *Image) bool { return slices.Contains(i.Blobs(), d) })}
 	}
 	m.blobs[d].Blob = b
 	l.holdBlob(d, m.blobs[d])
@@ -160,33 +161,71 @@ func (m *Images) needing(needs func(*Image) bool) int {
 	return n
 }
 
+// Named is an image and the names it gets.
+type Named struct {
+	Image
+	Refs map[string]Ref
+}
+
 // AddImage records an image all of whose parts are held by the lease, under
 // the given names, and returns when that is on the disk. A name that pointed
 // elsewhere is moved; what it pointed to stays, if need be without a name,
 // until it is removed or pruned.
 func (l *Lease) AddImage(i Image, refs map[string]Ref) error {
+	return l.AddImages([]Named{{i, refs}})
+}
+
+// AddImages is AddImage for several images: all of them are recorded or none.
+func (l *Lease) AddImages(all []Named) error {
 	m := l.images
-	raw, err := m.store.ReadAll(i.ID, manifest.MaxBytes)
-	if err != nil {
-		return err
-	}
-	config, err := manifest.ParseConfig(raw)
-	if err != nil {
-		return err
+	configs := make([]manifest.Config, len(all))
+	for n, i := range all {
+		raw, err := m.store.ReadAll(i.ID, manifest.MaxBytes)
+		if err != nil {
+			return err
+		}
+		if configs[n], err = manifest.ParseConfig(raw); err != nil {
+			return err
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.complete(&i); err != nil {
+	var batch journal.Batch
+	var undo []func()
+	undoAll := func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	refs := map[string]Ref{}
+	for n, i := range all {
+		f, err := m.enter(&batch, i.Image, configs[n])
+		if err != nil {
+			undoAll()
+			return err
+		}
+		undo = append(undo, f)
+		maps.Copy(refs, i.Refs)
+	}
+	if err := m.name(&batch, refs, undoAll); err != nil {
 		return err
 	}
-	var batch journal.Batch
+	return imageNamed.Hit()
+}
+
+// enter puts i into the batch and into memory; undo takes it out of there. The
+// caller holds mu.
+func (m *Images) enter(batch *journal.Batch, i Image, config manifest.Config) (undo func(), err error) {
+	if err := m.complete(&i); err != nil {
+		return nil, err
+	}
 	old := m.images[i.ID]
 	i.Stored = time.Now()
 	if old != nil {
 		i.Stored = old.Stored
 	}
-	if err := put(&batch, imagePrefix+i.ID.String(), i); err != nil {
-		return err
+	if err := put(batch, imagePrefix+i.ID.String(), i); err != nil {
+		return nil, err
 	}
 	e := &entry{Image: i, config: config}
 	if old != nil {
@@ -197,23 +236,19 @@ func (l *Lease) AddImage(i Image, refs map[string]Ref) error {
 	if old != nil {
 		m.count(&old.Image, -1)
 	}
-	undo := func() {
+	return func() {
 		m.count(&e.Image, -1)
 		delete(m.images, i.ID)
 		if old != nil {
 			m.images[i.ID] = old
 			m.count(&old.Image, 1)
 		}
-	}
-	if err := m.name(&batch, refs, undo); err != nil {
-		return err
-	}
-	return imageNamed.Hit()
+	}, nil
 }
 
 // complete makes sure that everything the image needs is there.
 func (m *Images) complete(i *Image) error {
-	for _, d := range i.blobs() {
+	for _, d := range i.Blobs() {
 		if m.blobs[d] == nil {
 			return fault.Internal.Errorf("INCOMPLETE", "image %s lacks blob %s", i.ID, d)
 		}

@@ -25,9 +25,9 @@ func ParseName(text string) (reference.Named, error) {
 	return reference.TagNameOnly(named), nil
 }
 
-// key is the name under which a reference is recorded. One with tag and digest
+// Key is the name under which a reference is recorded. One with tag and digest
 // goes by the digest: the tag may have moved on.
-func key(named reference.Named) string {
+func Key(named reference.Named) string {
 	if c, ok := named.(reference.Canonical); ok {
 		return reference.TrimNamed(named).Name() + "@" + c.Digest().String()
 	}
@@ -39,7 +39,7 @@ func key(named reference.Named) string {
 func Names(named reference.Named, image, target digest.Digest) map[string]Ref {
 	r := Ref{Image: image, Target: target, Since: time.Now()}
 	return map[string]Ref{
-		key(named): r,
+		Key(named): r,
 		reference.TrimNamed(named).Name() + "@" + target.String(): r,
 	}
 }
@@ -78,7 +78,7 @@ func (m *Images) Tag(id digest.Digest, named reference.Named) error {
 		return notFound(id.String())
 	}
 	ref := Ref{Image: id, Since: time.Now()}
-	if err := m.name(&journal.Batch{}, map[string]Ref{key(named): ref}, func() {}); err != nil {
+	if err := m.name(&journal.Batch{}, map[string]Ref{Key(named): ref}, func() {}); err != nil {
 		return err
 	}
 	return imageNamed.Hit()
@@ -128,8 +128,8 @@ func (m *Images) find(text string) (Found, error) {
 	}
 	named, err := ParseName(text)
 	if err == nil {
-		if r, ok := m.refs[key(named)]; ok {
-			return Found{Image: m.images[r.Image].Image, Name: key(named)}, nil
+		if r, ok := m.refs[Key(named)]; ok {
+			return Found{Image: m.images[r.Image].Image, Name: Key(named)}, nil
 		}
 	}
 	if partID.MatchString(text) {

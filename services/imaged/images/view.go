@@ -104,6 +104,20 @@ func (m *Images) Inspect(id digest.Digest) (Info, error) {
 	return i, nil
 }
 
+// TagsOf are the canonical names of all tags of the repository that named is in.
+func (m *Images) TagsOf(named reference.Named) []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var all []string
+	for name := range m.refs {
+		if tag, ok := strings.CutPrefix(name, named.Name()+":"); ok && !strings.Contains(tag, "/") {
+			all = append(all, name)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 // LayerSizes are the bytes of the files in each layer of i, bottom first.
 func (m *Images) LayerSizes(i Image) []int64 {
 	m.mu.RLock()
@@ -189,7 +203,7 @@ func (m *Images) Verify(id digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range info.blobs() {
+	for _, d := range info.Blobs() {
 		if err := m.store.Verify(d); err != nil {
 			return fmt.Errorf("image %s: %w", short(id), err)
 		}

@@ -137,6 +137,9 @@ func (z *Reader) Read(p []byte) (int, error) {
 // Close frees the decoder.
 func (z *Reader) Close() { z.close() }
 
+// Largest is how many bytes a stream may have after expansion.
+func (l Limits) Largest() int64 { return l.orDefault().Bytes }
+
 func (l Limits) orDefault() Limits {
 	d := DefaultLimits
 	if l.Bytes > 0 {

@@ -12,6 +12,15 @@ import (
 // maxDepth is far more than any of the documents needs.
 const maxDepth = 64
 
+// Decode reads a JSON document into v, provided that it can be understood in one
+// way only.
+func Decode(raw []byte, v any) error {
+	if err := unambiguous(raw); err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, v)
+}
+
 // freeKeys hold maps whose keys are anybody's own words, where "Foo" and "foo"
 // are two things.
 var freeKeys = map[string]bool{

@@ -48,3 +48,9 @@ func Select(index []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descript
 		"image has no manifest for platform %s, only for: %s", platforms.Format(want), strings.Join(known, ", ")).
 		With("platform", platforms.Format(want))
 }
+
+// RunsOn reports whether an image with configuration c is for platform want. A
+// variant counts only if both name one.
+func RunsOn(c Config, want ocispec.Platform) bool {
+	return c.OS == want.OS && c.Architecture == want.Architecture && (want.Variant == "" || c.Variant == "" || c.Variant == want.Variant)
+}

@@ -493,6 +493,7 @@ type ImageServiceLoadRequest struct {
 	//
 	//	*ImageServiceLoadRequest_Header
 	//	*ImageServiceLoadRequest_Data
+	//	*ImageServiceLoadRequest_Options_
 	Message       isImageServiceLoadRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -553,12 +554,21 @@ func (x *ImageServiceLoadRequest) GetData() []byte {
 	return nil
 }
 
+func (x *ImageServiceLoadRequest) GetOptions() *ImageServiceLoadRequest_Options {
+	if x != nil {
+		if x, ok := x.Message.(*ImageServiceLoadRequest_Options_); ok {
+			return x.Options
+		}
+	}
+	return nil
+}
+
 type isImageServiceLoadRequest_Message interface {
 	isImageServiceLoadRequest_Message()
 }
 
 type ImageServiceLoadRequest_Header struct {
-	// Reserved for options; send it first.
+	// Says nothing; options may be sent instead.
 	Header bool `protobuf:"varint,1,opt,name=header,proto3,oneof"`
 }
 
@@ -566,9 +576,15 @@ type ImageServiceLoadRequest_Data struct {
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
 }
 
+type ImageServiceLoadRequest_Options_ struct {
+	Options *ImageServiceLoadRequest_Options `protobuf:"bytes,3,opt,name=options,proto3,oneof"`
+}
+
 func (*ImageServiceLoadRequest_Header) isImageServiceLoadRequest_Message() {}
 
 func (*ImageServiceLoadRequest_Data) isImageServiceLoadRequest_Message() {}
+
+func (*ImageServiceLoadRequest_Options_) isImageServiceLoadRequest_Message() {}
 
 type ImageServiceLoadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -653,10 +669,15 @@ func (*ImageServiceLoadResponse_Progress) isImageServiceLoadResponse_Message() {
 func (*ImageServiceLoadResponse_Result_) isImageServiceLoadResponse_Message() {}
 
 type ImageServiceSaveRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Images []string               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
-	// "docker" (default) or "oci".
-	Format        string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names or ids. A name without a tag means all tags of the repository; an image named by id or digest is saved
+	// without a name.
+	Images []string `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	// "docker" (default): OCI image layout with manifest.json and repositories, as docker save writes. "oci": the layout
+	// alone.
+	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
+	// "os/arch[/variant]" that the images must be for; default: any.
+	Platform      string `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,9 +726,18 @@ func (x *ImageServiceSaveRequest) GetFormat() string {
 	return ""
 }
 
+func (x *ImageServiceSaveRequest) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
 type ImageServiceSaveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// In the first message: about how long the archive will be.
+	TotalBytes    int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -747,6 +777,13 @@ func (x *ImageServiceSaveResponse) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *ImageServiceSaveResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
 }
 
 type ImageServiceTagRequest struct {
@@ -2166,17 +2203,64 @@ func (x *ImageServiceImportResponse_Result) GetReference() string {
 	return ""
 }
 
+type ImageServiceLoadRequest_Options struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "os/arch[/variant]" to take of images for several; default: the host's, or the only one in the archive.
+	Platform      string `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceLoadRequest_Options) Reset() {
+	*x = ImageServiceLoadRequest_Options{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceLoadRequest_Options) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceLoadRequest_Options) ProtoMessage() {}
+
+func (x *ImageServiceLoadRequest_Options) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceLoadRequest_Options.ProtoReflect.Descriptor instead.
+func (*ImageServiceLoadRequest_Options) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *ImageServiceLoadRequest_Options) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
 type ImageServiceLoadResponse_Result struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	References    []string               `protobuf:"bytes,1,rep,name=references,proto3" json:"references,omitempty"`
-	ImageIds      []string               `protobuf:"bytes,2,rep,name=image_ids,json=imageIds,proto3" json:"image_ids,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names that were given, in familiar form.
+	References []string `protobuf:"bytes,1,rep,name=references,proto3" json:"references,omitempty"`
+	// Ids of images that the archive gives no name.
+	ImageIds      []string `protobuf:"bytes,2,rep,name=image_ids,json=imageIds,proto3" json:"image_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageServiceLoadResponse_Result) Reset() {
 	*x = ImageServiceLoadResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2272,7 @@ func (x *ImageServiceLoadResponse_Result) String() string {
 func (*ImageServiceLoadResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceLoadResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,10 +2353,13 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x06Result\x12\x19\n" +
 	"\bimage_id\x18\x01 \x01(\tR\aimageId\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treferenceB\t\n" +
-	"\amessage\"T\n" +
+	"\amessage\"\xc6\x01\n" +
 	"\x17ImageServiceLoadRequest\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\bH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12I\n" +
+	"\aoptions\x18\x03 \x01(\v2-.berth.api.v1.ImageServiceLoadRequest.OptionsH\x00R\aoptions\x1a%\n" +
+	"\aOptions\x12\x1a\n" +
+	"\bplatform\x18\x01 \x01(\tR\bplatformB\t\n" +
 	"\amessage\"\xee\x01\n" +
 	"\x18ImageServiceLoadResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12G\n" +
@@ -2282,12 +2369,15 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"references\x18\x01 \x03(\tR\n" +
 	"references\x12\x1b\n" +
 	"\timage_ids\x18\x02 \x03(\tR\bimageIdsB\t\n" +
-	"\amessage\"I\n" +
+	"\amessage\"e\n" +
 	"\x17ImageServiceSaveRequest\x12\x16\n" +
 	"\x06images\x18\x01 \x03(\tR\x06images\x12\x16\n" +
-	"\x06format\x18\x02 \x01(\tR\x06format\".\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\"O\n" +
 	"\x18ImageServiceSaveResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"L\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\"L\n" +
 	"\x16ImageServiceTagRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treference\"\x19\n" +
@@ -2416,7 +2506,7 @@ func file_berth_api_v1_image_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_image_proto_rawDescData
 }
 
-var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServicePullRequest)(nil),           // 0: berth.api.v1.ImageServicePullRequest
 	(*ImageServicePullResponse)(nil),          // 1: berth.api.v1.ImageServicePullResponse
@@ -2450,64 +2540,66 @@ var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServicePushResponse_Result)(nil),   // 29: berth.api.v1.ImageServicePushResponse.Result
 	(*ImageServiceImportRequest_Header)(nil),  // 30: berth.api.v1.ImageServiceImportRequest.Header
 	(*ImageServiceImportResponse_Result)(nil), // 31: berth.api.v1.ImageServiceImportResponse.Result
-	(*ImageServiceLoadResponse_Result)(nil),   // 32: berth.api.v1.ImageServiceLoadResponse.Result
-	nil,                                       // 33: berth.api.v1.ImageSummary.LabelsEntry
-	nil,                                       // 34: berth.api.v1.ImageConfig.LabelsEntry
-	(*RegistryAuth)(nil),                      // 35: berth.api.v1.RegistryAuth
-	(*JobProgress)(nil),                       // 36: berth.api.v1.JobProgress
-	(*timestamppb.Timestamp)(nil),             // 37: google.protobuf.Timestamp
+	(*ImageServiceLoadRequest_Options)(nil),   // 32: berth.api.v1.ImageServiceLoadRequest.Options
+	(*ImageServiceLoadResponse_Result)(nil),   // 33: berth.api.v1.ImageServiceLoadResponse.Result
+	nil,                                       // 34: berth.api.v1.ImageSummary.LabelsEntry
+	nil,                                       // 35: berth.api.v1.ImageConfig.LabelsEntry
+	(*RegistryAuth)(nil),                      // 36: berth.api.v1.RegistryAuth
+	(*JobProgress)(nil),                       // 37: berth.api.v1.JobProgress
+	(*timestamppb.Timestamp)(nil),             // 38: google.protobuf.Timestamp
 }
 var file_berth_api_v1_image_proto_depIdxs = []int32{
-	35, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	36, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
+	36, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	37, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
 	28, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
-	35, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	36, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
+	36, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	37, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
 	29, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
 	30, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
-	36, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
+	37, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
 	31, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
-	36, // 9: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
-	32, // 10: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
-	18, // 11: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
-	37, // 12: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
-	33, // 13: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
-	21, // 14: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
-	37, // 15: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	22, // 16: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
-	34, // 17: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
-	25, // 18: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
-	37, // 19: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
-	35, // 20: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	0,  // 21: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
-	2,  // 22: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
-	4,  // 23: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
-	6,  // 24: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
-	8,  // 25: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
-	10, // 26: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
-	12, // 27: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
-	14, // 28: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
-	16, // 29: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
-	19, // 30: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
-	23, // 31: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
-	26, // 32: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
-	1,  // 33: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
-	3,  // 34: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
-	5,  // 35: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
-	7,  // 36: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
-	9,  // 37: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
-	11, // 38: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
-	13, // 39: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
-	15, // 40: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
-	17, // 41: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
-	20, // 42: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
-	24, // 43: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
-	27, // 44: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
-	33, // [33:45] is the sub-list for method output_type
-	21, // [21:33] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	32, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
+	37, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
+	33, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
+	18, // 12: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
+	38, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
+	34, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
+	21, // 15: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
+	38, // 16: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	22, // 17: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
+	35, // 18: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
+	25, // 19: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
+	38, // 20: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
+	36, // 21: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	0,  // 22: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
+	2,  // 23: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
+	4,  // 24: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
+	6,  // 25: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
+	8,  // 26: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
+	10, // 27: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
+	12, // 28: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
+	14, // 29: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
+	16, // 30: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
+	19, // 31: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
+	23, // 32: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
+	26, // 33: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
+	1,  // 34: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
+	3,  // 35: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
+	5,  // 36: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
+	7,  // 37: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
+	9,  // 38: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
+	11, // 39: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
+	13, // 40: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
+	15, // 41: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
+	17, // 42: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
+	20, // 43: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
+	24, // 44: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
+	27, // 45: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
+	34, // [34:46] is the sub-list for method output_type
+	22, // [22:34] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_image_proto_init() }
@@ -2535,6 +2627,7 @@ func file_berth_api_v1_image_proto_init() {
 	file_berth_api_v1_image_proto_msgTypes[6].OneofWrappers = []any{
 		(*ImageServiceLoadRequest_Header)(nil),
 		(*ImageServiceLoadRequest_Data)(nil),
+		(*ImageServiceLoadRequest_Options_)(nil),
 	}
 	file_berth_api_v1_image_proto_msgTypes[7].OneofWrappers = []any{
 		(*ImageServiceLoadResponse_Progress)(nil),
@@ -2546,7 +2639,7 @@ func file_berth_api_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_image_proto_rawDesc), len(file_berth_api_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

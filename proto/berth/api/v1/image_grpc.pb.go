@@ -51,9 +51,12 @@ type ImageServiceClient interface {
 	Push(ctx context.Context, in *ImageServicePushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageServicePushResponse], error)
 	// Makes an image of one layer from a tar stream (plain, gzip or zstd). First message header, then chunks < 1 MiB.
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImageServiceImportRequest, ImageServiceImportResponse], error)
-	// Loads images from a docker-archive or OCI layout stream.
+	// Makes images of an archive: docker-archive or OCI image layout, plain or compressed with gzip or zstd. All of them
+	// are recorded or none. First message options, then chunks < 1 MiB. Streams progress, last the result. Retry is safe.
+	// Codes: INVALID_ARGUMENT (archive, platform), DATA_LOSS (layer), NOT_FOUND (platform), RESOURCE_EXHAUSTED (disk).
 	Load(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImageServiceLoadRequest, ImageServiceLoadResponse], error)
-	// Writes images as an archive stream.
+	// Writes images as one tar stream, the same bytes for the same images and names. Retry is safe.
+	// Codes: NOT_FOUND (image, platform), DATA_LOSS (a blob is missing or damaged), INVALID_ARGUMENT.
 	Save(ctx context.Context, in *ImageServiceSaveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageServiceSaveResponse], error)
 	// Gives an image a further name.
 	Tag(ctx context.Context, in *ImageServiceTagRequest, opts ...grpc.CallOption) (*ImageServiceTagResponse, error)
@@ -250,9 +253,12 @@ type ImageServiceServer interface {
 	Push(*ImageServicePushRequest, grpc.ServerStreamingServer[ImageServicePushResponse]) error
 	// Makes an image of one layer from a tar stream (plain, gzip or zstd). First message header, then chunks < 1 MiB.
 	Import(grpc.BidiStreamingServer[ImageServiceImportRequest, ImageServiceImportResponse]) error
-	// Loads images from a docker-archive or OCI layout stream.
+	// Makes images of an archive: docker-archive or OCI image layout, plain or compressed with gzip or zstd. All of them
+	// are recorded or none. First message options, then chunks < 1 MiB. Streams progress, last the result. Retry is safe.
+	// Codes: INVALID_ARGUMENT (archive, platform), DATA_LOSS (layer), NOT_FOUND (platform), RESOURCE_EXHAUSTED (disk).
 	Load(grpc.BidiStreamingServer[ImageServiceLoadRequest, ImageServiceLoadResponse]) error
-	// Writes images as an archive stream.
+	// Writes images as one tar stream, the same bytes for the same images and names. Retry is safe.
+	// Codes: NOT_FOUND (image, platform), DATA_LOSS (a blob is missing or damaged), INVALID_ARGUMENT.
 	Save(*ImageServiceSaveRequest, grpc.ServerStreamingServer[ImageServiceSaveResponse]) error
 	// Gives an image a further name.
 	Tag(context.Context, *ImageServiceTagRequest) (*ImageServiceTagResponse, error)

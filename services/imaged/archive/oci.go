@@ -1,0 +1,234 @@
+package archive
+
+import (
+	"slices"
+	"strings"
+
+	"berth/services/imaged/images"
+	"berth/services/imaged/manifest"
+	"berth/services/imaged/registry"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// layout is what an OCI image layout holds.
+type layout struct {
+	in  *intake
+	top []*topImage
+}
+
+// topImage is an element of index.json: an image, for one platform or several.
+type topImage struct {
+	desc  ocispec.Descriptor
+	names []reference.Named
+	index []ocispec.Descriptor // nil if it is an image for one platform
+	// images are those the archive has the manifest of, in the order of index.
+	images []*candidate
+}
+
+// layout reads index.json and all indexes and manifests it leads to.
+func (in *intake) layout() (*layout, error) {
+	if err := in.checkLayout(); err != nil {
+		return nil, err
+	}
+	e, err := in.documentAt(indexFile)
+	if err != nil {
+		return nil, err
+	}
+	descs, err := manifest.ParseIndex(e.raw, "")
+	if err != nil {
+		return nil, err
+	}
+	if len(descs) == 0 {
+		return nil, refused("its %s lists no image", indexFile)
+	}
+	l := &layout{in: in}
+	for _, desc := range descs {
+		t := &topImage{desc: desc}
+		if t.names, err = ociNames(desc); err != nil {
+			return nil, err
+		}
+		if err := t.read(in); err != nil {
+			return nil, err
+		}
+		l.top = append(l.top, t)
+	}
+	return l, nil
+}
+
+func (in *intake) checkLayout() error {
+	e, err := in.documentAt(layoutFile)
+	if err != nil {
+		return err
+	}
+	var v ocispec.ImageLayout
+	if err := manifest.Decode(e.raw, &v); err != nil {
+		return refused("%s: %v", layoutFile, err)
+	}
+	if major, _, _ := strings.Cut(v.Version, "."); major != "1" {
+		return refused("version %.20q of the OCI layout is not known", v.Version)
+	}
+	return nil
+}
+
+// read reads the manifest, or the index and the manifests in it.
+func (t *topImage) read(in *intake) error {
+	e, err := in.documentAt(blobName(t.desc.Digest))
+	if err != nil {
+		return err
+	}
+	if !registry.IsIndex(t.desc.MediaType) {
+		c, err := in.manifestOf(t.desc, e)
+		t.images = []*candidate{c}
+		return err
+	}
+	if t.index, err = manifest.ParseIndex(e.raw, t.desc.MediaType); err != nil {
+		return err
+	}
+	for _, desc := range t.index {
+		e := in.blobs[desc.Digest]
+		if e == nil || !registry.IsManifest(desc.MediaType) || desc.Platform != nil && desc.Platform.OS == "unknown" {
+			continue // of a platform that was left out; an attestation
+		}
+		c, err := in.manifestOf(desc, e)
+		if err != nil {
+			return err
+		}
+		t.images = append(t.images, c)
+	}
+	return nil
+}
+
+func (in *intake) manifestOf(desc ocispec.Descriptor, e *entry) (*candidate, error) {
+	if e.kind != document || desc.Size != e.size {
+		return nil, refused("%s is not the manifest it should be", desc.Digest)
+	}
+	m, err := manifest.Parse(e.raw, desc.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	config, err := in.documentAt(blobName(m.Config.Digest))
+	if err != nil {
+		return nil, err
+	}
+	if config.size != m.Config.Size {
+		return nil, refused("configuration %s has %d bytes instead of %d", m.Config.Digest, config.size, m.Config.Size)
+	}
+	desc.MediaType = m.MediaType
+	return &candidate{raw: e.raw, desc: desc, config: config}, nil
+}
+
+// complete finds the layers of an image that was picked.
+func (in *intake) complete(c *candidate) error {
+	m, err := manifest.Parse(c.raw, c.desc.MediaType)
+	if err != nil {
+		return err
+	}
+	config, err := manifest.ParseConfig(c.config.raw)
+	if err != nil {
+		return err
+	}
+	return in.makeOf(c, m, config)
+}
+
+// ociNames are the names that index.json gives to desc.
+func ociNames(desc ocispec.Descriptor) ([]reference.Named, error) {
+	text := desc.Annotations[annotationName]
+	if text == "" {
+		text = desc.Annotations[annotationRef]
+		if !strings.ContainsAny(text, ":/") {
+			return nil, nil // nothing, or a tag of an unnamed repository
+		}
+	}
+	named, err := images.ParseName(text)
+	if err != nil {
+		return nil, refused("%v", err)
+	}
+	if c, ok := named.(reference.Canonical); ok && c.Digest() != desc.Digest {
+		return nil, refused("image %s is called %.200q", desc.Digest, text)
+	}
+	return []reference.Named{named}, nil
+}
+
+// pick chooses of each image the one for platform.
+func (l *layout) pick(platform string) ([]*candidate, error) {
+	var all []*candidate
+	for _, t := range l.top {
+		c, err := t.pick(platform)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.in.complete(c); err != nil {
+			return nil, err
+		}
+		c.names = append(c.names, t.names...)
+		if !slices.Contains(all, c) {
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+func (t *topImage) pick(platform string) (*candidate, error) {
+	if t.index == nil {
+		return t.images[0], t.images[0].runsOn(platform)
+	}
+	if len(t.images) == 0 {
+		return nil, refused("it has none of the images that index %s lists", t.desc.Digest)
+	}
+	if platform == "" && len(t.images) == 1 {
+		return t.images[0], nil
+	}
+	want, err := manifest.Platform(platform)
+	if err != nil {
+		return nil, err
+	}
+	var here []ocispec.Descriptor
+	for _, c := range t.images {
+		here = append(here, c.desc)
+	}
+	desc, err := manifest.Select(here, want)
+	if err != nil {
+		return nil, err
+	}
+	return t.images[slices.IndexFunc(t.images, func(c *candidate) bool { return c.desc.Digest == desc.Digest })], nil
+}
+
+// runsOn makes sure that an image for one platform is for the one asked for, if
+// any was.
+func (c *candidate) runsOn(platform string) error {
+	if platform == "" {
+		return nil
+	}
+	want, err := manifest.Platform(platform)
+	if err != nil {
+		return err
+	}
+	config, err := manifest.ParseConfig(c.config.raw)
+	if err != nil {
+		return err
+	}
+	is := ocispec.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant}
+	_, err = manifest.Select([]ocispec.Descriptor{{Platform: &is}}, want)
+	return err
+}
+
+// byConfig finds the image whose configuration is d.
+func (l *layout) byConfig(d digest.Digest) []*candidate {
+	var all []*candidate
+	for _, t := range l.top {
+		for _, c := range t.images {
+			if c.config.digest == d {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// holding is the element of index.json that c belongs to.
+func (l *layout) holding(c *candidate) *topImage {
+	return l.top[slices.IndexFunc(l.top, func(t *topImage) bool { return slices.Contains(t.images, c) })]
+}
