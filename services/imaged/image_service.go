@@ -190,6 +190,13 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 		return nil, err
 	}
 	s.tellRemoval(r)
+	if len(req.Filters) == 0 { // filters are about images
+		_, partial, err := s.store.DropPartials(0)
+		if err != nil {
+			return nil, err
+		}
+		r.Bytes += partial
+	}
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 

@@ -55,6 +55,9 @@ func (s *server) register(g *grpc.Server) {
 func (s *server) describe(info *apiv1.DaemonInfo) {
 	info.Facts["driver"] = s.driver.Name()
 	info.Counters["images"] = int64(len(s.images.List()))
+	if n, bytes, err := s.store.Partials(); err == nil {
+		info.Counters["partial_downloads"], info.Counters["partial_bytes"] = int64(n), bytes
+	}
 	info.Counters["volumes"] = int64(len(s.volumes.List()))
 }
 

@@ -165,8 +165,8 @@ func each[T any](j *journal.Journal, prefix string, f func(key string, value T) 
 	return nil
 }
 
-// loadBlobs keeps the records whose blob is there in full length, and deletes
-// blobs without a record. An image that misses one is reported when it is used
+// loadBlobs keeps the records whose blob is there in full length, and takes
+// away blobs without a record. An image that misses one is reported when it is used
 // and mended by the next pull.
 func (m *Images) loadBlobs() error {
 	onDisk := map[digest.Digest]int64{}
@@ -187,7 +187,7 @@ func (m *Images) loadBlobs() error {
 		return nil
 	})
 	for d := range onDisk {
-		err = errors.Join(err, m.store.Delete(d))
+		err = errors.Join(err, m.store.Demote(d))
 	}
 	return err
 }
@@ -246,7 +246,7 @@ func (m *Images) loadRefs() error {
 func (m *Images) dropUnused() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.sweep(&journal.Batch{})
+	return m.sweep(&journal.Batch{}, m.store.Demote)
 }
 
 // count adds n to the count of everything image i needs. The caller holds mu.
@@ -264,8 +264,10 @@ func (m *Images) count(i *Image, n int) {
 }
 
 // sweep commits batch together with the removal of all blobs and layers that
-// nothing needs any more, and then deletes these. The caller holds mu.
-func (m *Images) sweep(batch *journal.Batch) error {
+// nothing needs any more, and then deletes these. drop is what happens to a
+// blob with a layer in it: deleted, or demoted when it is left of a pull that
+// did not get to its end and may be tried again. The caller holds mu.
+func (m *Images) sweep(batch *journal.Batch, drop func(digest.Digest) error) error {
 	var blobs, layers []digest.Digest
 	for d, b := range m.blobs {
 		if b.count == 0 {
@@ -292,7 +294,11 @@ func (m *Images) sweep(batch *journal.Batch) error {
 	}
 	var errs []error
 	for _, d := range blobs {
-		errs = append(errs, m.store.Delete(d))
+		if m.blobs[d].DiffID != "" {
+			errs = append(errs, drop(d))
+		} else {
+			errs = append(errs, m.store.Delete(d))
+		}
 		delete(m.blobs, d)
 	}
 	for _, d := range layers {

@@ -16,7 +16,8 @@ import (
 )
 
 // Lease keeps blobs and layers alive while an image is made of them. Release it
-// in the end: what no image took over by then is deleted. Its methods may be
+// in the end: what no image took over by then is deleted, except that compressed
+// layers stay where the next pull finds them (store.Resume). Its methods may be
 // called from any goroutine.
 type Lease struct {
 	images *Images
@@ -281,7 +282,7 @@ func (l *Lease) Release() {
 	}
 	l.blobs, l.layers = nil, nil
 	if unused {
-		if err := m.sweep(&journal.Batch{}); err != nil {
+		if err := m.sweep(&journal.Batch{}, m.store.Demote); err != nil {
 			m.log.Error("delete unused blobs and layers", "error", err)
 		}
 	}

@@ -258,7 +258,7 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 	blobs, layers := maps.Clone(m.blobs), maps.Clone(m.layers)
 	m.count(&e.Image, -1)
 	delete(m.images, e.ID)
-	if err := m.sweep(&batch); err != nil {
+	if err := m.sweep(&batch, m.store.Delete); err != nil {
 		if _, ok := m.journal.Get(imagePrefix + e.ID.String()); ok { // nothing was written
 			m.images[e.ID] = e
 			m.count(&e.Image, 1)

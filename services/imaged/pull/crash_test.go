@@ -168,6 +168,10 @@ func TestF12DiskFull(t *testing.T) {
 		}
 		t.Logf("disk was full: %v", err)
 		r.settle(4, 2)
+		r.puller.Wait()
+		if r.kept() != 0 {
+			t.Errorf("%s: %d bytes are kept on a full disk", name, r.kept())
+		}
 	}
 	r.whole()
 	r.mustPull("app:2") // works again without a restart

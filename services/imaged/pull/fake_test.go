@@ -39,6 +39,11 @@ type fakeRegistry struct {
 	blobs     map[digest.Digest][]byte
 	requests  map[digest.Digest]int
 
+	layers []digest.Digest // of the last image
+	sent   int64
+
+	dieAt   int64                                  // every transfer ends at this byte of the blob; 0: never
+	stopAt  int64                                  // every transfer waits at this byte of the blob; 0: never
 	breakAt int64                                  // every transfer breaks off after so many bytes; 0: never
 	serve   func(d digest.Digest, b []byte) []byte // what is sent for a blob, if not itself
 	hold    chan struct{}                          // transfers wait until it is closed
@@ -95,15 +100,43 @@ func (t *transfer) Read(p []byte) (int, error) {
 	if t.f.breakAt > 0 && t.sent >= t.f.breakAt {
 		return 0, &registry.InterruptedError{Offset: t.at, Size: t.size, Err: errors.New("connection reset")}
 	}
+	if t.f.stopAt > 0 && t.at >= t.f.stopAt {
+		<-t.ctx.Done()
+		return 0, t.ctx.Err()
+	}
+	if t.f.dieAt > 0 && t.at >= t.f.dieAt {
+		return 0, fault.Unavailable.Errorf("REGISTRY_UNAVAILABLE", "the registry is gone")
+	}
 	if len(t.b) == 0 {
 		return 0, io.EOF
 	}
 	if t.f.breakAt > 0 {
 		p = p[:min(int64(len(p)), t.f.breakAt-t.sent)]
 	}
+	if t.f.dieAt > 0 || t.f.stopAt > 0 {
+		p = p[:min(len(p), 64<<10)]
+	}
 	n := copy(p, t.b)
+	t.f.mu.Lock()
+	t.f.sent += int64(n)
+	t.f.mu.Unlock()
 	t.b, t.at, t.sent = t.b[n:], t.at+int64(n), t.sent+int64(n)
 	return n, nil
+}
+
+// sentBytes is how much of blobs was sent so far.
+func (f *fakeRegistry) sentBytes() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent
+}
+
+// largest is the size of the largest blob.
+func (f *fakeRegistry) largest() (n int64) {
+	for _, b := range f.blobs {
+		n = max(n, int64(len(b)))
+	}
+	return n
 }
 
 func (f *fakeRegistry) addBlob(mediaType string, b []byte) ocispec.Descriptor {
@@ -119,10 +152,12 @@ func (f *fakeRegistry) addImage(t testing.TB, name, arch, compression string, la
 	config.RootFS.Type, config.RootFS.DiffIDs = "layers", []digest.Digest{}
 	config.Config.Cmd = []string{"/bin/" + name}
 	var descs []ocispec.Descriptor
+	f.layers = nil
 	for _, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l))
 		mediaType, b := compress(t, compression, l)
 		descs = append(descs, f.addBlob(mediaType, b))
+		f.layers = append(f.layers, digest.FromBytes(b))
 	}
 	raw, _ := json.Marshal(config)
 	raw, d, err := manifest.New(f.addBlob(ocispec.MediaTypeImageConfig, raw), descs)

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"berth/internal/fault"
@@ -28,7 +29,8 @@ import (
 type fetches struct {
 	mu        sync.Mutex
 	running   map[digest.Digest]*fetch
-	downloads chan struct{} // one element for each download under way
+	ending    map[digest.Digest]*fetch // given up by all, not yet tidied up
+	downloads chan struct{}            // one element for each download under way
 	unpacks   chan struct{}
 	work      sync.WaitGroup // what goes on in the background
 	active    atomic.Int32   // fetches that run
@@ -56,10 +58,13 @@ func (f *fetches) end() {
 // taken hold of it.
 type fetch struct {
 	cancel context.CancelFunc
+	before *fetch // given up, but what it keeps of the layer is to be gone on with
 	lease  *images.Lease
 	done   chan struct{} // closed when the fields below are set
 	diffID digest.Digest
 	err    error
+
+	fetched int64 // bytes that were not here before; set when done is closed
 
 	mu    sync.Mutex
 	last  Progress
@@ -87,7 +92,7 @@ func (p *Puller) layer(ctx context.Context, r Request, lease *images.Lease, desc
 	if _, ok := p.have(lease, desc); !ok {
 		return "", 0, fault.Internal.Errorf("LAYER_VANISHED", "layer %s vanished while it was pulled", desc.Digest)
 	}
-	return f.diffID, desc.Size, nil
+	return f.diffID, f.fetched, nil
 }
 
 // have takes hold of a layer that is complete: blob and unpacked.
@@ -109,7 +114,7 @@ func (p *Puller) join(r Request, desc ocispec.Descriptor) (f *fetch, leave func(
 	if f == nil {
 		// Not the context of whoever happens to come first.
 		ctx, cancel := context.WithCancel(context.Background())
-		f = &fetch{cancel: cancel, lease: p.Images.Lease(), done: make(chan struct{}), watch: map[int]func(Progress){},
+		f = &fetch{cancel: cancel, before: p.fetches.ending[desc.Digest], lease: p.Images.Lease(), done: make(chan struct{}), watch: map[int]func(Progress){},
 			last: Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size}}
 		p.fetches.running[desc.Digest] = f
 		p.fetches.work.Go(func() { p.run(ctx, f, r, desc) })
@@ -140,12 +145,31 @@ func (p *Puller) leave(f *fetch, d digest.Digest, id int) {
 	}
 	if p.fetches.running[d] == f {
 		delete(p.fetches.running, d)
+		p.fetches.ending[d] = f
 	}
 	f.cancel()
 	p.fetches.work.Go(func() { // the fetching may take a moment to notice
 		<-f.done
+		p.fetches.mu.Lock()
+		if p.fetches.ending[d] == f {
+			delete(p.fetches.ending, d)
+		}
+		p.fetches.mu.Unlock()
 		f.lease.Release()
+		p.makeRoom(f.err)
 	})
+}
+
+// makeRoom deletes what pulls have left to go on with if the disk is full, and
+// for a while thereafter, when the layers of the same pull are given up.
+func (p *Puller) makeRoom(err error) {
+	now := time.Now()
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		p.full.Store(now.UnixNano())
+	} else if now.UnixNano()-p.full.Load() > int64(time.Minute) {
+		return
+	}
+	_, _, _ = p.Store.DropPartials(0)
 }
 
 // run does the work of f. One that failed is forgotten at once, so that who
@@ -166,6 +190,10 @@ func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Desc
 			}
 		}
 	}()
+	if f.before != nil {
+		<-f.before.done
+		f.before = nil
+	}
 	f.diffID, f.err = p.fetch(ctx, f, r, desc)
 	if f.err != nil {
 		f.err = fmt.Errorf("layer %s: %w", desc.Digest.Encoded()[:12], f.err)
@@ -184,20 +212,39 @@ func (f *fetch) report(s State, current int64) {
 	}
 }
 
-// fetch downloads and unpacks a layer at the same time and makes it visible:
-// both to disk, blob, layer, record.
+// fetch makes a layer visible. If what an earlier pull left of it turns out to
+// be damaged, it is fetched once more from the beginning.
 func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) (digest.Digest, error) {
-	blob, err := p.Store.Stage(desc.Digest, desc.Size)
-	if err != nil {
-		return "", err
+	diffID, resumed, err := p.fetchOnce(ctx, f, r, desc)
+	if resumed && errors.Is(err, fault.DataLoss) {
+		diffID, _, err = p.fetchOnce(ctx, f, r, desc)
 	}
-	defer blob.Discard()
+	return diffID, err
+}
+
+// fetchOnce downloads and unpacks a layer at the same time and makes it
+// visible: both to disk, blob, layer, record. It reports whether it went on
+// with what an earlier pull left.
+func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) (_ digest.Digest, resumed bool, err error) {
+	blob, err := p.Store.Resume(desc.Digest, desc.Size)
+	if err != nil {
+		return "", false, err
+	}
+	resumed = blob.Size() > 0
+	f.fetched = desc.Size - blob.Size()
+	defer func() {
+		if worthKeeping(err) {
+			blob.Keep()
+		} else {
+			blob.Discard()
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
 	spool, err := store.NewSpool(blob)
 	if err != nil {
-		return "", err
+		return "", resumed, err
 	}
 	defer spool.Free()
 	unpacked := make(chan unpackedLayer, 1)
@@ -223,16 +270,22 @@ func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.De
 		defer u.staged.Discard()
 	}
 	if err != nil || u.err != nil {
-		return "", context.Cause(ctx) // whichever failed first; the other is its echo
+		return "", resumed, context.Cause(ctx) // whichever failed first; the other is its echo
 	}
 	// One sync of the file system serves the blob as well as the layer.
 	if err := u.staged.Sync(); err != nil {
-		return "", err
+		return "", resumed, err
 	}
 	if err := blob.Sync(); err != nil { // costs nothing if it was just synced
-		return "", err
+		return "", resumed, err
 	}
-	return u.diffID, f.lease.AddLayer(blob, u.diffID, u.staged)
+	return u.diffID, resumed, f.lease.AddLayer(blob, u.diffID, u.staged)
+}
+
+// worthKeeping tells failures after which the next pull can go on with what is
+// there: whoever waited has left, or the registry is away.
+func worthKeeping(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, fault.Unavailable)
 }
 
 // unpackedLayer is what unpacking came to.
@@ -305,7 +358,7 @@ func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec
 	case p.fetches.downloads <- struct{}{}:
 		defer func() { <-p.fetches.downloads }()
 	}
-	f.report(Downloading, 0)
+	f.report(Downloading, out.Blob.Size())
 	failures := 0
 	for {
 		before := out.Blob.Size()

@@ -17,6 +17,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"berth/internal/fault"
 	"berth/services/imaged/graph"
@@ -60,12 +61,13 @@ type Config struct {
 type Puller struct {
 	Config
 	fetches fetches
+	full    atomic.Int64 // when the disk was found full, Unix time in ns
 }
 
 // New makes a puller.
 func New(c Config) *Puller {
 	p := &Puller{Config: c}
-	p.fetches = fetches{running: map[digest.Digest]*fetch{}, downloads: make(chan struct{}, max(c.Downloads, 1)), unpacks: make(chan struct{}, max(c.Unpacks, 1))}
+	p.fetches = fetches{running: map[digest.Digest]*fetch{}, ending: map[digest.Digest]*fetch{}, downloads: make(chan struct{}, max(c.Downloads, 1)), unpacks: make(chan struct{}, max(c.Unpacks, 1))}
 	return p
 }
 
@@ -112,7 +114,8 @@ type Progress struct {
 }
 
 // Pull fetches an image and records it under r.Name. A failed pull leaves
-// nothing behind but what other images use.
+// nothing visible behind; what it has downloaded is kept for the next one, see
+// [store.Store.Resume].
 func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if r.Progress == nil {
 		r.Progress = func(Progress) {}

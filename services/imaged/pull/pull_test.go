@@ -115,8 +115,12 @@ func TestF20BadLayersLeaveNothing(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			r.settle(0, 0)
-			time.Sleep(10 * time.Millisecond)
-			if after := runtime.NumGoroutine(); after > before {
+			after := runtime.NumGoroutine()
+			for wait := 0; after > before && wait < 100; wait++ {
+				time.Sleep(10 * time.Millisecond)
+				after = runtime.NumGoroutine()
+			}
+			if after > before {
 				t.Errorf("%d goroutines before, %d after", before, after)
 			}
 			r.registry.mu.Lock()

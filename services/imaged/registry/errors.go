@@ -63,7 +63,7 @@ func (e *InterruptedError) Error() string {
 // Unwrap gives the error a reason of its own: Unavailable without one is how gRPC says that
 // imaged itself is away.
 func (e *InterruptedError) Unwrap() []error {
-	return []error{interrupted.errorf("download interrupted").Hint("pull again; the layers that are complete are kept"), e.Err}
+	return []error{interrupted.errorf("download interrupted").Hint("pull again: it goes on where it was"), e.Err}
 }
 
 func invalid(format string, args ...any) error {

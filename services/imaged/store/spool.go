@@ -24,14 +24,14 @@ type Spool struct {
 	err   error // what readers get at the end, instead of io.EOF
 }
 
-// NewSpool makes a spool of a blob nothing was written to yet. Free it in the
-// end; the blob stays the caller's.
+// NewSpool makes a spool of a blob, whose readers begin with what was written to
+// it before. Free it in the end; the blob stays the caller's.
 func NewSpool(blob *Staged) (*Spool, error) {
 	f, err := os.Open(blob.file.Name())
 	if err != nil {
 		return nil, err
 	}
-	s := &Spool{Blob: blob, file: f}
+	s := &Spool{Blob: blob, file: f, size: blob.Size()}
 	s.moved.L = &s.mu
 	return s, nil
 }

@@ -29,6 +29,8 @@ type Staged struct {
 	want  digest.Digest // empty: whatever it comes to
 	size  int64         // expected; negative: unknown
 	n     int64         // bytes so far
+
+	partial bool // begun by Resume: the file may outlive a failure
 }
 
 // Stage begins a blob that must come to the digest want and to size bytes
@@ -118,9 +120,7 @@ func (b *Staged) Publish() (digest.Digest, error) {
 	if err := syncDir(filepath.Dir(b.store.path(d))); err != nil {
 		return "", err
 	}
-	err := b.file.Close()
-	b.file = nil
-	return d, errors.Join(err, blobRenamed.Hit())
+	return d, errors.Join(b.close(), blobRenamed.Hit())
 }
 
 // Commit is Verify, Sync and Publish.
@@ -140,8 +140,16 @@ func (b *Staged) Discard() {
 		return
 	}
 	os.Remove(b.file.Name())
-	b.file.Close()
+	b.close()
+}
+
+func (b *Staged) close() error {
+	err := b.file.Close()
 	b.file = nil
+	if b.partial {
+		b.store.release(b.want)
+	}
+	return err
 }
 
 // Put stores a small blob made here, such as a manifest.

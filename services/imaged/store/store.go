@@ -10,6 +10,7 @@
 //
 //	DIR/blobs/ALGORITHM/HEX   the blobs
 //	DIR/staging/…             being written
+//	DIR/partial/…             downloads that broke off, see [Store.Resume]
 //
 // The store does not know who needs a blob; package images does.
 package store
@@ -24,6 +25,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"berth/internal/fault"
 
@@ -32,8 +34,12 @@ import (
 
 // Store is a directory of blobs. Its methods may be called from any goroutine.
 type Store struct {
-	blobs   string
-	staging string
+	blobs    string
+	staging  string
+	partials string
+
+	mu      sync.Mutex
+	claimed map[digest.Digest]bool // whose partial file somebody writes
 }
 
 // algorithms are those a blob's name may use: the two that the OCI image
@@ -41,9 +47,12 @@ type Store struct {
 var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
 
 // Open opens the store in dir, made if need be, and deletes what was being
-// staged when the last process ended.
+// staged when the last process ended, and downloads that broke off long ago.
 func Open(dir string) (*Store, error) {
-	s := &Store{blobs: filepath.Join(dir, "blobs"), staging: filepath.Join(dir, "staging")}
+	s := &Store{
+		blobs: filepath.Join(dir, "blobs"), staging: filepath.Join(dir, "staging"), partials: filepath.Join(dir, "partial"),
+		claimed: map[digest.Digest]bool{},
+	}
 	if err := os.RemoveAll(s.staging); err != nil {
 		return nil, err
 	}
@@ -52,7 +61,13 @@ func Open(dir string) (*Store, error) {
 			return nil, err
 		}
 	}
-	return s, os.MkdirAll(s.staging, 0o700)
+	for _, d := range []string{s.staging, s.partials} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	_, _, err := s.DropPartials(PartialAge)
+	return s, err
 }
 
 // Check refuses everything but well-formed digests of a known algorithm. Paths
