@@ -77,6 +77,11 @@ bench-launch: build ## time launches against docker.io, podman, crun and runc in
 bench-pull: build ## time cold pulls against docker.io, podman, skopeo and containerd in one run; ARGS=-quick leaves them out (root)
 	@bench/pull.sh $(ARGS)
 
+.PHONY: bench-stages
+bench-stages: ## time each stage of a launch by itself (root)
+	go test -run '^$$' -bench '^Benchmark(Run|ForwardUnary|PrepareRelease|Attach|Publish|New|RunTrue|ExecTrue|Start|StartCgroup|StartWaiting|Exec|CreateDelete|EnterLeave|Compile|Cache|Commit)$$' \
+		./services/apid ./services/imaged ./services/netd/... ./services/execd ./libcontainer/... ./internal/journal
+
 .PHONY: bench
 bench: bench-launch bench-pull ## all comparisons with peers
 
