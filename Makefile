@@ -70,8 +70,8 @@ race: ## package tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./services/... ./libcontainer/... ./cli/...
 
 .PHONY: bench-launch
-bench-launch: build ## time launches against docker.io, podman, crun and runc in one run; fails when a bar is missed (root)
-	@bench/launch.sh
+bench-launch: build ## time launches against docker.io, podman, crun and runc in one run; fails when a bar is missed; ARGS=-quick for development (root)
+	@bench/launch.sh $(ARGS)
 
 .PHONY: bench-pull
 bench-pull: build ## time cold pulls against docker.io, podman, skopeo and containerd in one run; ARGS=-quick leaves them out (root)

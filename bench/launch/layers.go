@@ -7,14 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"berth/bench/orders"
 )
@@ -22,63 +18,27 @@ import (
 const manyLayers = 40
 
 // layers compares launches of two images that have the same files, in one layer and in many.
-func layers(ctx context.Context, s *subjects, g group) (found []finding, err error) {
-	registry, err := startRegistry(s.options)
-	defer func() { err = errors.Join(err, registry.close()) }()
-	if err != nil {
-		return nil, err
-	}
+func layers(ctx context.Context, s *subjects, g group) ([]finding, error) {
 	p := &peer{charge: s.berth.charge}
 	for _, n := range []int{1, manyLayers} {
-		image := fmt.Sprintf("%s/layers-%d:latest", registryAddress, n)
-		archive := filepath.Join(s.work, fmt.Sprintf("layers-%d.tar", n))
-		if err := writeArchive(archive, s.image, n); err != nil {
-			return nil, err
-		}
-		if _, err := registry.do(nil, "skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", "docker-archive:"+archive, "docker://"+image); err != nil {
-			return nil, err
-		}
-		if err := s.berth.words("pull", image); err != nil {
-			return nil, err
-		}
 		c := spec()
-		c.Image = image
+		c.Image = fmt.Sprintf("layers-%d:latest", n)
+		archive := filepath.Join(s.work, fmt.Sprintf("layers-%d.tar", n))
+		if err := writeArchive(archive, s.image, c.Image, n); err != nil {
+			return nil, err
+		}
+		if err := s.berth.words("load", "-i", archive); err != nil {
+			return nil, err
+		}
 		p.addOrder(g.name, fmt.Sprintf("berth gRPC, layers: %d", n), s.berth.client, orders.Order{Op: "run", Spec: specOf(c)}, nil)
 	}
-	err = takeTurns(ctx, p.contenders, s.warm, s.rounds)
+	err := takeTurns(ctx, p.contenders, s.warm, s.rounds)
 	return []finding{fromTurns(g, p.contenders)}, err
-}
-
-const registryAddress = "127.0.0.1:5000" // in the network namespace of the bench
-
-// startRegistry starts Debian's docker-registry and waits until it listens.
-func startRegistry(o options) (*peer, error) {
-	p, err := newPeer("registry")
-	if err != nil {
-		return p, err
-	}
-	dir := filepath.Join(o.work, "registry")
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", dir, registryAddress)
-	if err := os.WriteFile(dir+".yml", []byte(config), 0o644); err != nil {
-		return p, err
-	}
-	if err := p.background(exec.Command("docker-registry", "serve", dir+".yml")); err != nil {
-		return p, err
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		conn, err := net.Dial("tcp", registryAddress)
-		if err == nil {
-			return p, conn.Close()
-		}
-		if time.Now().After(deadline) {
-			return p, fmt.Errorf("docker-registry does not listen: %w", err)
-		}
-	}
 }
 
 // writeArchive writes an image in the form of `docker save`: the root file system base, and on it one small file in
 // each further layer.
-func writeArchive(path, base string, layers int) error {
+func writeArchive(path, base, name string, layers int) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -110,7 +70,7 @@ func writeArchive(path, base string, layers int) error {
 	if err != nil {
 		return err
 	}
-	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "Layers": names}})
+	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": []string{name}, "Layers": names}})
 	if err != nil {
 		return err
 	}
