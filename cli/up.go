@@ -294,7 +294,7 @@ func (a *app) runDaemon(ctx context.Context, path, name string) error {
 	}
 	// A session of its own: the terminal's Ctrl-C reaches the supervisor, which stops the daemons in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := startCoarse(cmd); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)

@@ -212,11 +212,16 @@ func (r *runner) commit(c *Command) error {
 	if err := newKeyring(); err != nil {
 		return &stepError{step: "make session keyring", err: err}
 	}
+	unix.Prctl(unix.PR_SET_TIMERSLACK, commandSlack, 0, 0, 0)
 	if err := r.confine(c); err != nil {
 		return err
 	}
 	return r.execute(c, argv, envp)
 }
+
+// commandSlack is the kernel's own default (init_task in init/init_task.c), in
+// nanoseconds: init itself runs with more (initSlack of the launcher).
+const commandSlack = 50_000
 
 func umask(c *Command) uint32 {
 	if c.Umask == 0 {

@@ -1,8 +1,6 @@
 package initproc
 
 import (
-	"runtime"
-
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/caps"
@@ -13,11 +11,6 @@ import (
 // Socket is the number of the descriptor that init talks over; the three
 // before it are the command's.
 const Socket = 3
-
-// Namespaces, credentials and seccomp filters belong to threads. The first
-// thread is the one to keep: it is the process in the eyes of /proc/self, and
-// its cgroup is the container's.
-func init() { runtime.LockOSThread() }
 
 // runner is the state of one setup.
 type runner struct {
@@ -39,6 +32,13 @@ type runner struct {
 }
 
 // Main is the whole program. It returns only by the end of the process.
+//
+// Namespaces, credentials and seccomp filters belong to threads, and the first
+// thread is the one to keep: it is the process in the eyes of /proc/self, and
+// its cgroup is the container's. So Main is to be called from an init function:
+// while a program initialises, its first goroutine is locked to the first
+// thread (package runtime, LockOSThread), without the further thread that
+// locking it later would cost.
 func Main() {
 	r := &runner{rootFD: -1, devpts: -1, null: -1, master: -1, proc: procfs{-1}}
 	err := r.run()
