@@ -31,6 +31,20 @@ func (g *Group) OOM() (OOM, error) {
 	return OOM{Kills: f["oom_kill"], Limit: hits, UnderOOM: f["under_oom"] != 0}, r.err
 }
 
+// OOMKills is OOM().Kills, read from one file.
+func (g *Group) OOMKills() (uint64, error) {
+	t, err := g.parent.find("memory", "")
+	if err != nil {
+		return 0, nil
+	}
+	file := "memory.oom_control"
+	if t.V2 {
+		file = "memory.events"
+	}
+	r := reader{group: g}
+	return fields(r.text(t, file))["oom_kill"], r.err
+}
+
 // NotifyOOM returns a file that can be read whenever OOM may have changed: read it with a buffer of 4096 bytes,
 // throw away what comes, then ask OOM. It also becomes readable when the group is deleted. The caller closes it.
 func (g *Group) NotifyOOM() (*os.File, error) {

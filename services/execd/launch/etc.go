@@ -27,20 +27,33 @@ func writeEtc(dir, hostname string, spec *apiv1.ContainerSpec, net *networkv1.At
 		"resolv.conf": resolvConf(net.GetDns(), net.GetNamespace().GetKind()),
 	}
 	for _, name := range etcFiles {
-		p := filepath.Join(dir, name)
-		// A container of an earlier run may still have the old file mounted: a
-		// new one each time.
-		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err := os.WriteFile(p, content[name], 0o644); err != nil {
+		if err := writeNew(filepath.Join(dir, name), content[name]); err != nil {
 			return fmt.Errorf("write /etc/%s of the container: %w", name, err)
-		}
-		if err := os.Chmod(p, 0o644); err != nil { // whatever our umask
-			return err
 		}
 	}
 	return nil
+}
+
+// writeNew makes a file that everybody may read. One of an earlier run may
+// still be mounted in what is left of it, and is not written to.
+func writeNew(path string, content []byte) error {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := os.OpenFile(path, flags, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		f, err = os.OpenFile(path, flags, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Chmod(0o644); err != nil { // whatever our umask
+		return err
+	}
+	_, err = f.Write(content)
+	return err
 }
 
 // mountEtc mounts what the user does not.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -117,12 +116,12 @@ func (m *Manager) Exec(ctx context.Context, c *container.Container, open *apiv1.
 	if err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(plan)
+	config, filter, err := plan.Encode()
 	if err != nil {
 		return nil, err
 	}
 	s := &Session{ID: newExecID(), Container: i.ID, Command: open.Args, done: make(chan struct{})}
-	req := &wire.Exec{ID: i.ID, Exec: s.ID, Config: config, Stdio: wire.Stdio{
+	req := &wire.Exec{ID: i.ID, Exec: s.ID, Config: config, Filter: filter, Stdio: wire.Stdio{
 		Terminal: open.Tty, Stdin: client != nil && client.Streams.Stdin, StdinOnce: true, Discard: client == nil && !open.Tty,
 		Rows: in.Rows, Columns: in.Columns,
 	}}

@@ -177,6 +177,17 @@ func (m *Manager) persist(i *container.Info) error {
 
 // Create reserves id and name and writes the record.
 func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error) {
+	return m.create(req, true)
+}
+
+// CreateForStart is Create for a container that the caller starts at once. If it
+// goes with its exit, the start writes the first record: until then it is
+// nothing that anybody could want back.
+func (m *Manager) CreateForStart(req *execv1.CreateRequest) (*container.Container, error) {
+	return m.create(req, !req.GetSpec().GetAutoRemove())
+}
+
+func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Container, error) {
 	spec := req.GetSpec()
 	if spec == nil {
 		return nil, fault.InvalidArgument.Errorf("SPEC", "the request has no container")
@@ -197,7 +208,7 @@ func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error
 	}
 	i := newInfo(req, name)
 	err = m.reserveIDs(i)
-	if err == nil {
+	if err == nil && record {
 		err = m.Records.Put(i, true)
 	}
 	if err == nil {

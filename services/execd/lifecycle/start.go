@@ -2,10 +2,10 @@ package lifecycle
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -83,11 +83,10 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 
 // plan makes the container's folders and the request to the monitor.
 func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, error) {
-	dir := m.runDir(i.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, err := m.makeRunDir(i.ID)
+	if err != nil {
 		return nil, nil, err
 	}
-	os.Remove(dir + "/" + monitor.ExitFile)
 	plan, err := m.Builder.Build(&launch.Input{
 		ID: i.ID, IDBase: i.IDBase, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
 		Network: g.Network, Dir: dir, Peer: m.peer,
@@ -100,13 +99,26 @@ func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, 
 		Parent: plan.Start.Parent,
 	}
 	if logDir := m.LogDir(i); logDir != "" {
-		if err := os.MkdirAll(logDir, 0o700); err != nil {
-			return nil, nil, err
-		}
 		req.Log = m.logLimits(i.Spec.GetLog(), logDir)
 	}
-	req.Config, err = json.Marshal(&plan.Start)
+	req.Config, req.Filter, err = plan.Start.Encode()
 	return plan, req, err
+}
+
+// makeRunDir makes the container's folder in the run folder, or rids it of what
+// tells of the run before.
+func (m *Manager) makeRunDir(id string) (string, error) {
+	dir := m.runDir(id)
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case errors.Is(err, os.ErrNotExist): // the first container of all
+		err = os.MkdirAll(dir, 0o700)
+	case errors.Is(err, os.ErrExist):
+		if err = os.Remove(filepath.Join(dir, monitor.ExitFile)); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
+	return dir, err
 }
 
 func (m *Manager) logLimits(l *apiv1.LogSpec, dir string) wire.Log {

@@ -32,13 +32,14 @@ type Writer struct {
 	maxBytes int64
 	maxFiles uint64
 
-	f       *os.File
+	f       *os.File // nil: nothing was written yet
 	pos     Position
 	dropped int64
 }
 
-// Create opens the log in dir, which must exist, after what it already has.
-// Limits of zero mean the defaults.
+// Create opens the log in dir after what it already has. A log that has nothing
+// yet is made with its folder when there is something to write: most commands
+// that live for milliseconds say nothing. Limits of zero mean the defaults.
 func Create(dir string, maxBytes int64, maxFiles int) (*Writer, error) {
 	if maxBytes <= 0 {
 		maxBytes = DefaultMaxBytes
@@ -51,14 +52,22 @@ func Create(dir string, maxBytes int64, maxFiles int) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := uint64(1)
-	if len(files) > 0 {
-		n = files[len(files)-1]
+	if len(files) == 0 {
+		w.pos = Position{1, 0}
+		return w, nil
 	}
-	if err := w.open(n); err != nil {
+	if err := w.open(files[len(files)-1]); err != nil {
 		return nil, err
 	}
 	return w, nil
+}
+
+// begin makes the folder and the first file.
+func (w *Writer) begin() error {
+	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+		return err
+	}
+	return w.open(w.pos.File)
 }
 
 // open makes file n the one that is written. O_NOFOLLOW: whoever could plant a
@@ -141,6 +150,10 @@ func cut(data []byte) (chunk, rest []byte, partial bool) {
 
 // flush writes whole lines that stand for n bytes of output.
 func (w *Writer) flush(lines []byte, n int64) {
+	if w.f == nil && w.begin() != nil {
+		w.dropped += n
+		return
+	}
 	if w.pos.Offset > 0 && w.pos.Offset+int64(len(lines)) > w.maxBytes {
 		w.rotate()
 	}
@@ -164,4 +177,9 @@ func (w *Writer) rotate() {
 }
 
 // Close ends writing.
-func (w *Writer) Close() error { return w.f.Close() }
+func (w *Writer) Close() error {
+	if w.f == nil {
+		return nil
+	}
+	return w.f.Close()
+}

@@ -30,7 +30,7 @@ func (m *Monitor) launch(p *peer, reply *wire.Message, req *wire.Launch, fds []i
 		p.conn.Send(reply)
 		return
 	}
-	start := func(f Files) (*Process, error) { return m.launcher.Start(req.Config, req.Stdio, f, netns) }
+	start := func(f Files) (*Process, error) { return m.launcher.Start(req, f, netns) }
 	if err := m.begin(proc, start, req.Attach, attach, reply); err != nil {
 		m.mu.Lock()
 		delete(m.containers, req.ID)
@@ -54,7 +54,7 @@ func (m *Monitor) exec(p *peer, reply *wire.Message, req *wire.Exec, fds []int) 
 		closeFile(attach)
 	} else {
 		start := func(f Files) (*Process, error) {
-			return m.launcher.Exec(req.Config, req.Stdio, f, parent.state.Pid, parent.files.pidfd)
+			return m.launcher.Exec(req, f, parent.state.Pid, parent.files.pidfd)
 		}
 		err = m.begin(proc, start, req.Attach, attach, reply)
 	}
@@ -233,9 +233,6 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 	}
 	if first {
 		exit.OOM = m.launcher.OOMKilled(proc.state.Parent, proc.state.Cgroup)
-		if err := writeExit(proc.state.Dir, exit); err != nil {
-			m.log.Printf("keep exit status of %.12s: %v", proc.state.ID, err)
-		}
 	}
 	m.mu.Lock()
 	proc.state.Exit = exit
@@ -243,12 +240,41 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 		delete(parent.execs, proc.target.Exec)
 	}
 	m.mu.Unlock()
-	m.tell(&wire.Message{Op: wire.OpExit, Exit: exit})
+	told := m.tell(&wire.Message{Op: wire.OpExit, Exit: exit})
+	if first {
+		m.keepExit(proc, told)
+	}
 	proc.open.Lock()
 	proc.io.release(!first)
 	closeFile(proc.files.pidfd)
 	proc.open.Unlock()
 	m.touch()
+}
+
+// answerTime is how long execd has to record an exit that it was told of before
+// it is written down here too. It counts only should both die meanwhile.
+const answerTime = 50 * time.Millisecond
+
+// keepExit writes the exit down for an execd that does not know of it when this
+// monitor ends: at once if there is none, otherwise unless it answers.
+func (m *Monitor) keepExit(proc *process, told bool) {
+	write := func() {
+		if err := writeExit(proc.state.Dir, proc.state.Exit); err != nil {
+			m.log.Printf("keep exit status of %.12s: %v", proc.state.ID, err)
+		}
+	}
+	if !told {
+		write()
+		return
+	}
+	time.AfterFunc(answerTime, func() {
+		m.mu.Lock()
+		known := m.containers[proc.state.ID] != proc
+		m.mu.Unlock()
+		if !known {
+			write()
+		}
+	})
 }
 
 func (m *Monitor) forget(id string) {

@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"encoding/json"
 	"os"
 
 	"berth/services/execd/monitor/wire"
@@ -32,10 +31,10 @@ type Files struct {
 // runs (execve has succeeded) or cannot.
 type Launcher interface {
 	// Start runs the first process of a container. netns may be nil.
-	Start(config json.RawMessage, io wire.Stdio, f Files, netns *os.File) (*Process, error)
+	Start(req *wire.Launch, f Files, netns *os.File) (*Process, error)
 	// Exec runs a further process in the container whose first process is pid;
 	// pidfd may be nil.
-	Exec(config json.RawMessage, io wire.Stdio, f Files, pid int, pidfd *os.File) (*Process, error)
+	Exec(req *wire.Exec, f Files, pid int, pidfd *os.File) (*Process, error)
 	// Kill ends all processes in a cgroup.
 	Kill(parent, name string) error
 	// OOMKilled reports whether the kernel killed a process there for memory.

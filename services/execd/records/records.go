@@ -129,10 +129,16 @@ func encode(i *container.Info) ([]byte, error) {
 		Stopped: i.Stopped,
 	}
 	var errs [4]error
-	r.Message, errs[0] = proto.Marshal(&apiv1.Container{
+	message := &apiv1.Container{
 		Spec: i.Spec, Endpoints: i.Endpoints, Hostname: i.Hostname, Command: i.Command, Env: i.Env, WorkingDir: i.Cwd,
-		Mounts: i.Mounts, Warnings: i.Warnings, Trace: i.Trace, RestartCount: i.RestartCount,
-	})
+		Mounts: i.Mounts, Warnings: i.Warnings, RestartCount: i.RestartCount,
+	}
+	if !i.AutoRemove() {
+		// How long each stage took is most of a record, and nobody looks it up
+		// in a container that goes with its exit once execd was restarted.
+		message.Trace = i.Trace
+	}
+	r.Message, errs[0] = proto.Marshal(message)
 	r.Volumes, errs[1] = proto.Marshal(&apiv1.Container{Mounts: i.Volumes})
 	if i.Image != nil {
 		r.Image, errs[2] = proto.Marshal(i.Image)

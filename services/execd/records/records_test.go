@@ -52,7 +52,7 @@ func TestRoundTrip(t *testing.T) {
 		want := full(got.ID, got.ID == "fleeting")
 		if !proto.Equal(got.Spec, want.Spec) || !proto.Equal(got.Image, want.Image) || !proto.Equal(got.Namespace, want.Namespace) ||
 			!proto.Equal(got.Endpoints[0], want.Endpoints[0]) || !proto.Equal(got.Mounts[0], want.Mounts[0]) ||
-			got.Volumes[0].Name != "v" || got.Trace[0].Name != "t" {
+			got.Volumes[0].Name != "v" || len(got.Trace) == 0 != got.AutoRemove() {
 			t.Errorf("messages differ: %+v", got)
 		}
 		if got.Exit.Code != 3 || !got.Exit.OOM || got.Exit.Error != "e" || got.Runs != 9 || got.RestartCount != 2 || !got.Stopped ||

@@ -77,7 +77,7 @@ func (s *launchService) Run(stream runStream) error {
 		defer ends.Close()
 		defer client.Far.Close()
 	}
-	c, err := s.life.Create(open.Create)
+	c, err := s.life.CreateForStart(open.Create)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"os"
+
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -37,6 +39,13 @@ func (s *containerService) Logs(req *apiv1.LogsRequest, stream grpc.ServerStream
 		q.Until = req.Until.AsTime()
 	}
 	if req.Follow {
+		if c.Info().State != container.Gone {
+			// The folder of a silent log does not exist yet, and what does not
+			// exist cannot be watched. While we hold Logs nobody removes it.
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+		}
 		wake, stop := s.watcher.Watch(dir)
 		defer stop()
 		run := i.Runs

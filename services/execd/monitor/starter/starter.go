@@ -44,6 +44,22 @@ type ExecPlan struct {
 	Command libcontainer.Command
 }
 
+// Encode splits the plan for a wire.Launch.
+func (p *Plan) Encode() (config json.RawMessage, filter []byte, err error) {
+	text := *p
+	filter, text.Container.Command.Seccomp = p.Container.Command.Seccomp, nil
+	config, err = json.Marshal(&text)
+	return config, filter, err
+}
+
+// Encode splits the plan for a wire.Exec.
+func (p *ExecPlan) Encode() (config json.RawMessage, filter []byte, err error) {
+	text := *p
+	filter, text.Command.Seccomp = p.Command.Seccomp, nil
+	config, err = json.Marshal(&text)
+	return config, filter, err
+}
+
 // Starter implements monitor.Launcher.
 type Starter struct {
 	launcher *libcontainer.Launcher
@@ -118,11 +134,12 @@ func (s *Starter) clear(p *cgroup.Parent, name string) error {
 }
 
 // Start implements monitor.Launcher.
-func (s *Starter) Start(config json.RawMessage, io wire.Stdio, f monitor.Files, netns *os.File) (*monitor.Process, error) {
+func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*monitor.Process, error) {
 	var plan Plan
-	if err := json.Unmarshal(config, &plan); err != nil {
+	if err := json.Unmarshal(req.Config, &plan); err != nil {
 		return nil, fmt.Errorf("read launch plan: %w", err)
 	}
+	plan.Container.Command.Seccomp = req.Filter
 	if p, err := s.startReady(&plan, f, netns); p != nil || err != nil {
 		return p, explain(err)
 	}
@@ -187,11 +204,12 @@ func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*moni
 }
 
 // Exec implements monitor.Launcher.
-func (s *Starter) Exec(config json.RawMessage, io wire.Stdio, f monitor.Files, pid int, pidfd *os.File) (*monitor.Process, error) {
+func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File) (*monitor.Process, error) {
 	var plan ExecPlan
-	if err := json.Unmarshal(config, &plan); err != nil {
+	if err := json.Unmarshal(req.Config, &plan); err != nil {
 		return nil, fmt.Errorf("read exec plan: %w", err)
 	}
+	plan.Command.Seccomp = req.Filter
 	g, err := s.group(plan.Parent, plan.Name, nil)
 	if err != nil {
 		return nil, explain(err)
@@ -250,8 +268,8 @@ func (s *Starter) OOMKilled(parent, name string) bool {
 		return false
 	}
 	defer g.Close()
-	oom, err := g.OOM()
-	return err == nil && oom.Kills > 0
+	kills, err := g.OOMKills()
+	return err == nil && kills > 0
 }
 
 // explain gives an error the code by which execd tells clients apart.

@@ -22,8 +22,12 @@ const (
 	maxFiles = 8
 )
 
-// Conn carries control messages over a stream socket: four bytes of length
-// (big endian), then JSON. Descriptors travel with the first byte (unix(7):
+// headSize is that of the two lengths before a message.
+const headSize = 8
+
+// Conn carries control messages over a stream socket: the length of the JSON
+// and that of the parts (big endian, four bytes each), then both. Descriptors
+// travel with the first byte (unix(7):
 // a read never runs past the byte that ancillary data came with, so they
 // cannot end up with another message).
 //
@@ -42,16 +46,22 @@ func (c *Conn) Close() error { return c.c.Close() }
 // Send writes one message. The descriptors stay the caller's and must stay open
 // until Send returns.
 func (c *Conn) Send(m *Message, fds ...int) error {
-	body, err := json.Marshal(m)
+	text, parts := m.split()
+	body, err := json.Marshal(text)
 	if err != nil {
 		return fmt.Errorf("encode %s message: %w", m.Op, err)
 	}
-	if len(body) > maxMessage {
-		return fmt.Errorf("encode %s message: %d bytes, at most %d allowed", m.Op, len(body), maxMessage)
+	size := headSize + len(body)
+	for _, p := range parts {
+		size += binary.MaxVarintLen32 + len(p)
 	}
-	frame := make([]byte, 4+len(body))
+	if size > maxMessage {
+		return fmt.Errorf("encode %s message: %d bytes, at most %d allowed", m.Op, size, maxMessage)
+	}
+	frame := append(make([]byte, headSize, size), body...)
+	frame = appendParts(frame, parts)
 	binary.BigEndian.PutUint32(frame, uint32(len(body)))
-	copy(frame[4:], body)
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-headSize-len(body)))
 	var oob []byte
 	if len(fds) > 0 {
 		oob = syscall.UnixRights(fds...)
@@ -71,12 +81,12 @@ func (c *Conn) Send(m *Message, fds ...int) error {
 // They are plain numbers, not files: a file would register a pipe that another
 // process reads with this process's poller, and wake it at every write.
 func (c *Conn) Recv() (*Message, []int, error) {
-	var head [4]byte
+	var head [headSize]byte
 	fds, err := c.recvHead(head[:])
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := c.recvBody(binary.BigEndian.Uint32(head[:]))
+	m, err := c.recvBody(binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[4:]))
 	if err != nil {
 		CloseAll(fds)
 		return nil, nil, err
@@ -107,16 +117,23 @@ func (c *Conn) recvHead(head []byte) ([]int, error) {
 	return fds, nil
 }
 
-func (c *Conn) recvBody(size uint32) (*Message, error) {
-	if size > maxMessage {
-		return nil, fmt.Errorf("message of %d bytes, at most %d allowed", size, maxMessage)
+func (c *Conn) recvBody(text, parts uint32) (*Message, error) {
+	if uint64(text)+uint64(parts) > maxMessage {
+		return nil, fmt.Errorf("message of %d bytes, at most %d allowed", uint64(text)+uint64(parts), maxMessage)
 	}
-	body := make([]byte, size)
+	body := make([]byte, text+parts)
 	if _, err := io.ReadFull(c.c, body); err != nil {
 		return nil, err
 	}
 	m := new(Message)
-	if err := json.Unmarshal(body, m); err != nil {
+	if err := json.Unmarshal(body[:text], m); err != nil {
+		return nil, fmt.Errorf("decode message: %w", err)
+	}
+	behind, err := readParts(body[text:])
+	if err == nil {
+		err = m.join(behind)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("decode message: %w", err)
 	}
 	return m, nil

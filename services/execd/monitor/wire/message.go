@@ -8,7 +8,7 @@ import (
 // Version of the protocol. A monitor outlives upgrades of execd, so both sides
 // ignore fields they do not know, and a change that this cannot carry gets a
 // new number.
-const Version = 1
+const Version = 2
 
 // Op names what a message asks or tells.
 type Op string
@@ -128,8 +128,9 @@ type Log struct {
 // Launch starts a container's first process.
 type Launch struct {
 	ID string `json:"id"`
-	// Config is a libcontainer.Config.
-	Config json.RawMessage `json:"config"`
+	// Config is a starter.Plan without the seccomp filter, which is Filter.
+	Config json.RawMessage `json:"config,omitempty"`
+	Filter []byte          `json:"filter,omitempty"`
 	Stdio  Stdio           `json:"stdio"`
 	Log    Log             `json:"log"`
 	// Dir gets the file "exit" when the container has ended.
@@ -150,7 +151,8 @@ type Launch struct {
 type Exec struct {
 	ID     string          `json:"id"`
 	Exec   string          `json:"exec"`
-	Config json.RawMessage `json:"config"` // a libcontainer.ExecConfig
+	Config json.RawMessage `json:"config,omitempty"` // a starter.ExecPlan
+	Filter []byte          `json:"filter,omitempty"` // its seccomp filter
 	Stdio  Stdio           `json:"stdio"`
 	Attach *Streams        `json:"attach,omitempty"`
 }
@@ -159,7 +161,7 @@ type Exec struct {
 type Launched struct {
 	Pid       int       `json:"pid"`
 	StartedAt time.Time `json:"started_at"`
-	Trace     []Step    `json:"trace,omitempty"`
+	Trace     []Step    `json:"-"`
 	Warnings  []string  `json:"warnings,omitempty"`
 	// Cgroup is the name of the group below the parent, Cgroups are its paths.
 	Cgroup  string   `json:"cgroup"`

@@ -1,0 +1,142 @@
+package wire
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pair is both ends of a connection.
+func pair(t testing.TB) (a, b *Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := [2]*Conn{}
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = NewConn(c.(*net.UnixConn))
+		t.Cleanup(func() { c.Close() })
+	}
+	return ends[0], ends[1]
+}
+
+// sample has all that travels in parts, with bytes that are no text.
+func sample() []*Message {
+	filter := make([]byte, 4000)
+	for i := range filter {
+		filter[i] = byte(i * 7)
+	}
+	return []*Message{
+		{Op: OpHello, Hello: &Hello{Version: Version, Pid: 7}},
+		{Op: OpLaunch, Seq: 1, Launch: &Launch{ID: "a", Config: json.RawMessage(`{"Hostname":"h"}`), Filter: filter, Stdio: Stdio{Rows: 3}}},
+		{Op: OpLaunch, Seq: 2, Launch: &Launch{ID: "b", Config: json.RawMessage(`{}`)}},
+		{Op: OpExec, Seq: 3, Exec: &Exec{ID: "a", Exec: "e", Config: json.RawMessage(`{"Name":"n"}`), Filter: filter}},
+		{Op: OpLaunch, Seq: 4, Launched: &Launched{Pid: 9, Trace: []Step{{"clone", time.Millisecond, time.Second}, {"", -1, 0}}}},
+		{Op: OpLaunch, Seq: 5, Launched: &Launched{Pid: 10}},
+		{Op: OpLaunch, Seq: 6, Error: &Error{CodeBusy, "runs"}},
+	}
+}
+
+func TestMessagesArriveAsSent(t *testing.T) {
+	a, b := pair(t)
+	for _, m := range sample() {
+		before, _ := json.Marshal(m)
+		if err := a.Send(m); err != nil {
+			t.Fatal(err)
+		}
+		if after, _ := json.Marshal(m); string(after) != string(before) {
+			t.Errorf("sending changed the message from %s to %s", before, after)
+		}
+		got, fds, err := b.Recv()
+		if err != nil || len(fds) != 0 {
+			t.Fatal(err, fds)
+		}
+		if got.Launch != nil && len(got.Launch.Filter) == 0 {
+			got.Launch.Filter = nil // nothing and an empty filter are the same
+		}
+		if !reflect.DeepEqual(got, m) {
+			t.Errorf("got %+v, want %+v", got, m)
+		}
+	}
+}
+
+// A peer that breaks off or writes nonsense ends the connection, not the program.
+func TestMalformedMessages(t *testing.T) {
+	for name, bytes := range map[string]string{
+		"empty":             "",
+		"half a header":     "\x00\x00",
+		"too long":          "\x7f\xff\xff\xff\x00\x00\x00\x00",
+		"parts too long":    "\x00\x00\x00\x02\x7f\xff\xff\xff{}",
+		"no JSON":           "\x00\x00\x00\x02\x00\x00\x00\x00xx",
+		"cut off":           "\x00\x00\x00\x09\x00\x00\x00\x00{\"op\"",
+		"part over the end": "\x00\x00\x00\x02\x00\x00\x00\x02{}\x05a",
+		"no parts":          "\x00\x00\x00\x0d\x00\x00\x00\x00{\"launch\":{}}",
+		"one part":          "\x00\x00\x00\x0d\x00\x00\x00\x02{\"launch\":{}}\x01a",
+		"no steps":          "\x00\x00\x00\x0f\x00\x00\x00\x02{\"launched\":{}}\x01\x05",
+	} {
+		a, b := pair(t)
+		if _, err := a.c.Write([]byte(bytes)); err != nil {
+			t.Fatal(err)
+		}
+		a.c.CloseWrite()
+		if m, _, err := b.Recv(); err == nil {
+			t.Errorf("%s: got %+v", name, m)
+		} else if bytes == "" && !errors.Is(err, io.EOF) {
+			t.Errorf("%s: got %v, want EOF", name, err)
+		}
+	}
+}
+
+// Descriptors arrive with their message.
+func TestDescriptorsTravel(t *testing.T) {
+	a, b := pair(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := a.Send(sample()[1], int(w.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	_, fds, err := b.Recv()
+	if err != nil || len(fds) != 1 {
+		t.Fatal(err, fds)
+	}
+	got := os.NewFile(uintptr(fds[0]), "got")
+	io.WriteString(got, "hello")
+	got.Close()
+	text, _ := io.ReadAll(r)
+	if string(text) != "hello" {
+		t.Errorf("read %q", text)
+	}
+}
+
+func BenchmarkLaunchMessage(b *testing.B) {
+	x, y := pair(b)
+	m := sample()[1]
+	m.Launch.Config = json.RawMessage(`{"Mounts":["` + strings.Repeat("x", 2500) + `"]}`)
+	for b.Loop() {
+		if err := x.Send(m); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := y.Recv(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
