@@ -144,7 +144,7 @@ func TestNothingLeft(t *testing.T) {
 		if _, err := runIn(t, l, bad, IO{}); err == nil {
 			t.Fatal("a profile that cannot be had was no error")
 		}
-		w, err := l.Prepare(bad.Namespaces, nil)
+		w, err := l.Prepare(bad, nil)
 		must(t, err)
 		w.Discard()
 	}

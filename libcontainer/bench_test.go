@@ -46,7 +46,7 @@ func BenchmarkStartWaiting(b *testing.B) {
 	group := testGroup(b, cgroup.Resources{})
 	benchmark(b, func() (*Process, error) {
 		b.StopTimer()
-		w, err := l.Prepare(c.Namespaces, group)
+		w, err := l.Prepare(c, group)
 		must(b, err)
 		time.Sleep(5 * time.Millisecond) // until it has got to where it waits
 		b.StartTimer()

@@ -768,7 +768,7 @@ func TestWaiting(t *testing.T) {
 	group := testGroup(t, cgroup.Resources{})
 	c := config(root, "echo $$; hostname; cat; cat /proc/self/cgroup")
 	c.Mounts = DefaultMounts(DefaultShm)
-	w, err := l.Prepare(c.Namespaces, group)
+	w, err := l.Prepare(c, group)
 	must(t, err)
 	defer w.Discard()
 	other := *c
@@ -791,12 +791,91 @@ func TestWaiting(t *testing.T) {
 			t.Errorf("trace: %+v", step)
 		}
 	}
-	unused, err := l.Prepare(c.Namespaces, nil)
+	unused, err := l.Prepare(c, nil)
 	must(t, err)
 	unused.Discard()
 	if err := unix.Kill(unused.Pid(), 0); err != unix.ESRCH {
 		t.Errorf("a discarded init: %v", err)
 	}
+}
+
+// TestWaitingSeesTheSame: whatever init has made ahead, and whether it fits or
+// not, the container looks as one that was built from scratch.
+func TestWaitingSeesTheSame(t *testing.T) {
+	l := newLauncher(t)
+	root := busybox(t)
+	must(t, os.MkdirAll(filepath.Join(root, "volume"), 0o755))
+	// Mounts without their ids and the numbers of their devices, nodes without
+	// their times, what the masked and read-only paths let through.
+	const look = `alias sed='busybox sed' ls='busybox ls' wc='busybox wc'
+sed -E 's/^[0-9]+ [0-9]+ [0-9:]+ //' /proc/self/mountinfo | busybox sort
+ls -lnR /dev | sed -E 's/[A-Z][a-z]{2} +[0-9]+ +[0-9:]+ / /; /^l.*fd$/d'
+for f in /proc/kcore /proc/keys /proc/interrupts /proc/timer_list; do echo $f $(busybox head -c1 <$f 2>&1 | wc -c); done
+for d in /proc/acpi /proc/scsi /proc/asound /sys/firmware; do echo $d $(ls $d 2>&1); done
+for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /proc/irq/x /sys/fs/cgroup/memory/x; do echo $f $( (echo x >$f) 2>&1); done
+cat /proc/1/comm /proc/self/cgroup; ls /sys/class/net`
+	usual := func() *Config {
+		c := config(root, look)
+		c.Mounts, c.Masked, c.ReadOnly, c.Devices = DefaultMounts(DefaultShm), DefaultMasked(), DefaultReadOnly(), DefaultDevices()
+		return c
+	}
+	for name, change := range map[string]func(*Config){
+		"the usual":  func(*Config) {},
+		"larger shm": func(c *Config) { c.Mounts = DefaultMounts(2 * DefaultShm) },
+		"one device more": func(c *Config) {
+			c.Devices = append(c.Devices, Device{Path: "/dev/fuse", Type: 'c', Major: 10, Minor: 229, Mode: 0o600})
+		},
+		"no masks":           func(c *Config) { c.Masked, c.ReadOnly = nil, nil },
+		"other masks":        func(c *Config) { c.Masked = append(c.Masked, "/proc/meminfo", "/dev/full") },
+		"a tmpfs below /dev": func(c *Config) { c.Mounts = append(c.Mounts, Mount{Type: "tmpfs", Destination: "/dev/more"}) },
+		"a volume on shm": func(c *Config) {
+			c.Mounts[3] = Mount{Type: "bind", Source: filepath.Join(root, "volume"), Destination: "/dev/shm"}
+		},
+		"no groups to see":  func(c *Config) { c.Mounts = c.Mounts[:6] },
+		"a read-only root":  func(c *Config) { c.Root.Attr |= mount.ReadOnly },
+		"nothing but /proc": func(c *Config) { c.Mounts = c.Mounts[:1] },
+		"a slave volume": func(c *Config) {
+			c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: filepath.Join(root, "volume"), Destination: "/volume", Propagation: mount.Slave})
+		},
+		"groups writable":     func(c *Config) { c.Mounts[6].Attr &^= mount.ReadOnly },
+		"a relative /dev":     func(c *Config) { c.Mounts[1].Destination = "/dev/" },
+		"two mounts of /proc": func(c *Config) { c.Mounts = append(c.Mounts, c.Mounts[0]) },
+	} {
+		group := testGroup(t, cgroup.Resources{})
+		c := usual()
+		change(c)
+		cold, coldErr := capture(t, IO{Cgroup: group}, func(io IO) (*Process, error) { return l.Start(t.Context(), c, io) })
+		w, err := l.Prepare(usual(), group)
+		must(t, err)
+		warm, warmErr := capture(t, IO{}, func(io IO) (*Process, error) { return w.Start(t.Context(), c, io) })
+		w.Discard()
+		switch {
+		case name == "a slave volume":
+			if !errors.Is(warmErr, ErrShape) {
+				t.Errorf("%s: got %v, want ErrShape: the mounts of a waiting init follow the host's no more", name, warmErr)
+			}
+		case fmt.Sprint(coldErr) != fmt.Sprint(warmErr):
+			t.Errorf("%s: cold %v, warm %v", name, coldErr, warmErr)
+		case cold.out != warm.out || !strings.Contains(cold.out, "/dev"):
+			t.Errorf("%s:\ncold:\n%s\n\nwarm:\n%s", name, cold.out, warm.out)
+		}
+		for _, step := range warm.trace() {
+			moved := strings.HasPrefix(step, "move ")
+			if name == "the usual" && step == "mount proc" || name == "no masks" && moved && strings.Contains(step, "/proc") {
+				t.Errorf("%s: %s", name, step)
+			}
+		}
+	}
+}
+
+// trace is the names of the steps of the start.
+func (r result) trace() (names []string) {
+	if r.proc != nil {
+		for _, s := range r.proc.Trace {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 func TestCancel(t *testing.T) {

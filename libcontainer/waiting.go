@@ -3,10 +3,14 @@ package libcontainer
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/initproc"
+	"berth/libcontainer/mount"
 )
 
 // Waiting is an init that has been started ahead of time: in its namespaces and
@@ -22,34 +26,80 @@ type Waiting struct {
 	sock     int
 	flags    uintptr
 	group    *cgroup.Group
+	ahead    bool   // it was told what to mount
+	unshare  uint64 // namespaces that it has made since
 }
 
 // ErrShape is the error of [Waiting.Start] for a container that differs from what
 // was prepared in its namespaces or control group. The Waiting can still be used.
 var ErrShape = errors.New("the waiting init has other namespaces or another control group")
 
-// Prepare starts an init that waits in new namespaces of the kinds that n makes
-// private. Kinds that n joins by path are not looked at; init enters those when it
+// Prepare starts an init that waits in new namespaces of the kinds that c makes
+// private. Kinds that it joins by path are not looked at; init enters those when it
 // learns of them. A private user namespace, or joining a PID namespace, cannot be
 // prepared: ErrShape.
-func (l *Launcher) Prepare(n Namespaces, group *cgroup.Group) (*Waiting, error) {
+//
+// While it waits init makes what c mounts at /proc, /dev and /sys/fs/cgroup, with
+// what is masked and read-only below. A container that wants the same there only
+// has it moved to its place, and one that wants something else is built from
+// scratch. The rest of c does not count.
+func (l *Launcher) Prepare(c *Config, group *cgroup.Group) (*Waiting, error) {
 	p := l.newPlan(&IO{Cgroup: group})
 	defer p.close()
-	for _, k := range n.kinds() {
+	for _, k := range c.Namespaces.kinds() {
 		if !k.from.Private {
 			continue
 		}
 		p.privatize(k.kind)
 	}
 	p.flags |= unix.CLONE_NEWNS
-	if p.flags&unix.CLONE_NEWUSER != 0 || n.PID.Path != "" {
+	if p.flags&unix.CLONE_NEWUSER != 0 || c.Namespaces.PID.Path != "" {
 		return nil, &StepError{"prepare init", ErrShape}
 	}
 	proc, sock, err := p.birth(&tracer{begin: monotonic()})
 	if err != nil {
 		return nil, err
 	}
-	return &Waiting{launcher: l, proc: proc, sock: sock, flags: p.flags, group: group}, nil
+	w := &Waiting{launcher: l, proc: proc, sock: sock, flags: p.flags, group: group}
+	if err := w.prepareMounts(p, c); err != nil {
+		w.Discard()
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepareMounts tells init what to make ahead.
+func (w *Waiting) prepareMounts(p *plan, c *Config) error {
+	ahead := &Config{Masked: c.Masked, ReadOnly: c.ReadOnly, Devices: c.Devices}
+	for _, m := range c.Mounts {
+		if madeAhead(m.Destination) && m.Source == "" && (m.Type != "cgroup" || w.group != nil) {
+			ahead.Mounts = append(ahead.Mounts, m)
+		}
+	}
+	if len(ahead.Mounts) == 0 {
+		return nil
+	}
+	if err := p.cgroups(ahead, w.group); err != nil {
+		return err
+	}
+	s := &p.setup
+	s.Ahead, s.Mounts, s.MountFDs = true, ahead.Mounts, slices.Repeat([]int{-1}, len(ahead.Mounts))
+	s.Masked, s.ReadOnly, s.Devices = ahead.Masked, ahead.ReadOnly, ahead.Devices
+	if err := initproc.Send(w.sock, s.Encode()); err != nil {
+		return &StepError{"prepare mounts", err}
+	}
+	w.ahead, w.unshare = true, s.Unshare
+	return nil
+}
+
+// madeAhead are the places whose content depends on neither image nor network.
+func madeAhead(destination string) bool {
+	for _, place := range []string{"/proc", "/dev", "/sys/fs/cgroup"} {
+		if destination == place || strings.HasPrefix(destination, place+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // Pid is the process that waits, and later the command.
@@ -68,7 +118,7 @@ func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error)
 		return nil, err
 	}
 	defer p.close()
-	if p.flags != w.flags || io.Cgroup != w.group || len(p.enter) > 0 || p.userns != nil {
+	if p.flags != w.flags || io.Cgroup != w.group || len(p.enter) > 0 || p.userns != nil || w.ahead && !w.suits(p, c) {
 		return nil, &StepError{"use waiting init", ErrShape}
 	}
 	t := &tracer{begin: begin}
@@ -76,6 +126,12 @@ func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error)
 	sock := w.sock
 	w.sock = -1
 	return p.run(ctx, w.proc, sock, t)
+}
+
+// suits reports whether a container can do with a mount namespace that was cut off
+// from the host's, and with the namespaces made since.
+func (w *Waiting) suits(p *plan, c *Config) bool {
+	return p.setup.Unshare == w.unshare && !slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Propagation != mount.Private })
 }
 
 // Discard ends an init that is not needed. It does nothing after Start.

@@ -112,7 +112,7 @@ func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (done ord
 	if err != nil {
 		return done, err
 	}
-	w, err := l.launcher.Prepare(l.config.Namespaces, g)
+	w, err := l.launcher.Prepare(l.config, g)
 	if err != nil {
 		return done, errors.Join(err, g.Delete())
 	}

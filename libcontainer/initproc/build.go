@@ -47,8 +47,8 @@ func (r *runner) namespaces() error {
 	}
 	// A cgroup namespace shows the groups its maker is in as the root. A clone
 	// into another group would still take those of the parent (copy_cgroup_ns
-	// in kernel/cgroup/namespace.c), so it is made here.
-	if s.Unshare != 0 {
+	// in kernel/cgroup/namespace.c), so it is made here, or was made ahead.
+	if s.Unshare != 0 && r.stock == nil {
 		return r.step("unshare", func() error { return unix.Unshare(int(s.Unshare)) })
 	}
 	return nil

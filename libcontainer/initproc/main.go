@@ -29,6 +29,8 @@ type runner struct {
 	master   int                 // of the terminal, -1 without
 	identity identity
 	bounding caps.Set // what the launcher can hand on
+	stock    *stocked // what was made ahead, nil: nothing
+	stocking *stocked // while it is being made
 }
 
 // Main is the whole program. It returns only by the end of the process.
@@ -66,7 +68,8 @@ func (r *runner) run() error {
 	return r.become()
 }
 
-// begin makes the process unobservable and reads what it is to do.
+// begin makes the process unobservable and reads what it is to do. An init that
+// waits may first be told what to make ahead.
 func (r *runner) begin() error {
 	started := now()
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -75,22 +78,26 @@ func (r *runner) begin() error {
 	if err := closeOnExec(Socket, false); err != nil {
 		return &stepError{step: "close descriptors at exec", err: err}
 	}
-	read := now()
-	if err := r.receive(); err != nil {
-		return &stepError{step: "receive setup", err: err}
+	unix.Umask(0) // modes below are meant as written
+	r.report.Steps = append(make([]Step, 0, 64), Step{"shut off", started, now()})
+	if err := r.step("receive setup", r.receive); err != nil {
+		return err
 	}
-	r.report.Steps = append(make([]Step, 0, 64), Step{"shut off", started, read}, Step{"receive setup", read, now()})
 	if r.setup.Force&ForceCloseRange != 0 {
 		if err := closeOnExec(Socket, true); err != nil {
 			return &stepError{step: "close descriptors at exec", err: err}
 		}
 	}
-	unix.Umask(0) // modes below are meant as written
 	r.builder = mount.NewBuilder(r.setup.Force&ForceMount != 0)
-	return r.step("open proc", func() (err error) {
+	err := r.step("open proc", func() (err error) {
 		r.proc, err = openProcfs()
 		return err
 	})
+	if err != nil || !r.setup.Ahead {
+		return err
+	}
+	r.stockUp()
+	return r.step("receive setup", r.receive)
 }
 
 // receive reads the setup and takes its descriptors.
@@ -102,7 +109,7 @@ func (r *runner) receive() error {
 	if message == nil {
 		unix.Exit(exitFailed) // the launcher changed its mind
 	}
-	if r.setup, err = DecodeSetup(message); err != nil {
+	if r.setup, err = DecodeSetup(message); err != nil || r.setup.Ahead {
 		return err
 	}
 	r.fds = fds

@@ -13,8 +13,11 @@ const maskAttr = mount.ReadOnly | mount.NoSuid | mount.NoDev | mount.NoExec
 
 // mask hides paths: files behind the engine's null device, directories behind
 // one empty tmpfs that all of them share. What does not exist needs no mask.
-func (r *runner) mask() error {
+func (r *runner) mask(done ready) error {
 	for _, path := range r.setup.Masked {
+		if done.covers(path) {
+			continue
+		}
 		if err := r.maskOne(path); err != nil {
 			return &stepError{step: "mask " + path, err: bare(err)}
 		}
@@ -61,8 +64,11 @@ func (r *runner) existing(path string) (fd int, dir bool, err error) {
 }
 
 // readOnlyPaths puts a read-only copy of each path on top of itself.
-func (r *runner) readOnlyPaths() error {
+func (r *runner) readOnlyPaths(done ready) error {
 	for _, path := range r.setup.ReadOnly {
+		if done.covers(path) {
+			continue
+		}
 		if err := r.readOnlyOne(path); err != nil {
 			return &stepError{step: "make " + path + " read-only", err: bare(err)}
 		}

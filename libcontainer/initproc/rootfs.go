@@ -15,17 +15,29 @@ import (
 // mounts builds the container's file systems. Until pivot the process still
 // sees the host under absolute paths; the container is reached through rootFD.
 func (r *runner) mounts() error {
-	if err := r.step("make mounts private", r.isolate); err != nil {
-		return err
+	if r.stock == nil {
+		if err := r.step("make mounts private", r.isolate); err != nil {
+			return err
+		}
+		if err := r.step("open null device", r.openNull); err != nil {
+			return err
+		}
 	}
-	if err := r.step("open null device", r.openNull); err != nil {
-		return err
-	}
+	ready := r.usable()
 	if err := r.step(r.rootName(), r.mountRoot); err != nil {
 		return err
 	}
 	for i := range r.setup.Mounts {
 		m := &r.setup.Mounts[i]
+		if tree := ready[m.Destination]; tree != nil {
+			if err := r.step("move "+m.Destination, func() error { return r.useStock(m, tree) }); err != nil {
+				return err
+			}
+			continue
+		}
+		if ready.covers(m.Destination) {
+			continue
+		}
 		if err := r.step(mountName(m), func() error { return r.mount(i, m) }); err != nil {
 			return err
 		}
@@ -38,10 +50,10 @@ func (r *runner) mounts() error {
 			return err
 		}
 	}
-	if err := r.step("make paths read-only", r.readOnlyPaths); err != nil {
+	if err := r.step("make paths read-only", func() error { return r.readOnlyPaths(ready) }); err != nil {
 		return err
 	}
-	return r.step("mask paths", r.mask)
+	return r.step("mask paths", func() error { return r.mask(ready) })
 }
 
 // isolate ends the propagation of mounts to the host, and from it unless a
@@ -220,7 +232,13 @@ func (r *runner) attach(tree *mount.Tree, m *mount.Mount) error {
 		return bare(err)
 	}
 	defer unix.Close(target)
-	return tree.Attach(target)
+	if err := tree.Attach(target); err != nil {
+		return err
+	}
+	if r.stocking != nil {
+		r.stocking.keep(m, tree)
+	}
+	return nil
 }
 
 // mountpoint opens, and if need be makes, the place for a mount.

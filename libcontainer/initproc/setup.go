@@ -9,7 +9,7 @@ import (
 
 // version stands first in every message. Launcher and init come from one
 // build; the number catches an installation that mixed two.
-const version = 1
+const version = 2
 
 // Force makes init take the way of older kernels although this one knows a
 // newer. It exists for tests.
@@ -28,6 +28,7 @@ const (
 // are the command's stdin, stdout and stderr.
 type Setup struct {
 	Force    Force
+	Ahead    bool   // not the container yet: what to make ahead of it; of the rest only Unshare and what is mounted count
 	Exec     bool   // run Command in an existing container; only Joins and Command count then
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
@@ -103,6 +104,7 @@ func (s *Setup) Encode() []byte {
 	e := &wire.Encoder{Bytes: make([]byte, 0, 8<<10)}
 	e.Uint(version)
 	e.Uint(uint64(s.Force))
+	e.Bool(s.Ahead)
 	e.Bool(s.Exec)
 	e.Uint(uint64(len(s.Joins)))
 	for _, j := range s.Joins {
@@ -148,6 +150,7 @@ func DecodeSetup(b []byte) (*Setup, error) {
 	}
 	s := &Setup{
 		Force:    Force(d.Uint()),
+		Ahead:    d.Bool(),
 		Exec:     d.Bool(),
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),

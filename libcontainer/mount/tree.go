@@ -20,6 +20,9 @@ func NewBuilder(legacy bool) *Builder {
 	return &Builder{legacy: legacy || !Modern(), stage: stage{dir: -1}}
 }
 
+// Legacy reports whether the Builder uses mount(2).
+func (b *Builder) Legacy() bool { return b.legacy }
+
 // Modern reports whether the kernel has fsopen, open_tree, move_mount and
 // mount_setattr, the youngest of them, and lets this process use them (old
 // seccomp filters do not).

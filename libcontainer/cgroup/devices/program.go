@@ -76,7 +76,11 @@ func allow(r Rule) []insn {
 	case 'c':
 		block = append(block, insn{op: jneImm, dst: rType, imm: devChar})
 	}
-	if r.Access != All {
+	switch r.Access {
+	case All:
+	case Mknod: // just that: open(2) can ask for no access at all, which is part of any
+		block = append(block, insn{op: jneImm, dst: rAccess, imm: int32(Mknod)})
+	default:
 		block = append(block, // asked & allowed == asked
 			insn{op: movReg, dst: rCtx, src: rAccess},
 			insn{op: andImm, dst: rCtx, imm: int32(r.Access)},

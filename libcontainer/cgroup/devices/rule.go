@@ -39,11 +39,14 @@ type Policy struct {
 	Allow    []Rule
 }
 
-// Default is what containers get: the nodes of their /dev, and no mknod, which would need CAP_MKNOD anyway
-// and whose result could not be opened.
+// Default is what containers get: the nodes of their /dev. Any node may be made, by who has CAP_MKNOD, as in
+// Docker and runc; opening what was made is denied. Without that the container's own /dev would have to be made
+// of the host's nodes, whose modes and owners root of a container can change.
 func Default() Policy {
 	rw := Read | Write
 	return Policy{Allow: []Rule{
+		{'c', Any, Any, Mknod},
+		{'b', Any, Any, Mknod},
 		{'c', 1, 3, rw},     // null
 		{'c', 1, 5, rw},     // zero
 		{'c', 1, 7, rw},     // full

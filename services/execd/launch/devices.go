@@ -47,19 +47,6 @@ func nodes(spec *apiv1.ContainerSpec) ([]libcontainer.Device, *devices.Policy, e
 	return list, &policy, nil
 }
 
-// makeNodes lets a container that has CAP_MKNOD make nodes of any device, as
-// Docker does. Opening them is another matter, and stays denied.
-func makeNodes(policy *devices.Policy) *devices.Policy {
-	if policy == nil {
-		d := devices.Default()
-		policy = &d
-	}
-	more := policy.With(
-		devices.Rule{Type: 'c', Major: devices.Any, Minor: devices.Any, Access: devices.Mknod},
-		devices.Rule{Type: 'b', Major: devices.Any, Minor: devices.Any, Access: devices.Mknod})
-	return &more
-}
-
 // putDevice adds d; a later node at the same path takes the place of an earlier.
 func putDevice(list []libcontainer.Device, d libcontainer.Device) []libcontainer.Device {
 	for i := range list {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/moby/sys/signal"
-	"golang.org/x/sys/unix"
 
 	"berth/internal/config"
 	"berth/internal/fault"
@@ -213,9 +212,6 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 	c.Sysctls = sysctls(in)
 	if c.Command, err = b.command(in, p); err != nil {
 		return nil, err
-	}
-	if c.Command.Caps&caps.Of(unix.CAP_MKNOD) != 0 {
-		p.Start.Resources.Devices = makeNodes(p.Start.Resources.Devices)
 	}
 	return p, nil
 }

@@ -39,7 +39,7 @@ type pool struct {
 	Ready
 	starter  *Starter
 	parent   *cgroup.Parent
-	shape    libcontainer.Namespaces
+	usual    libcontainer.Config // as far as it can be made ahead
 	standard cgroup.Resources
 
 	mu     sync.Mutex
@@ -65,10 +65,16 @@ func (s *Starter) KeepReady(r Ready) error {
 	if err != nil {
 		return err
 	}
-	shape := libcontainer.PrivateNamespaces()
-	shape.Net = libcontainer.Namespace{}
+	usual := libcontainer.Config{
+		Namespaces: libcontainer.PrivateNamespaces(),
+		Mounts:     libcontainer.DefaultMounts(libcontainer.DefaultShm),
+		Masked:     libcontainer.DefaultMasked(),
+		ReadOnly:   libcontainer.DefaultReadOnly(),
+		Devices:    libcontainer.DefaultDevices(),
+	}
+	usual.Namespaces.Net = libcontainer.Namespace{}
 	s.pool = &pool{
-		Ready: r, starter: s, parent: parent, shape: shape, standard: cgroup.Resources{Pids: r.Pids},
+		Ready: r, starter: s, parent: parent, usual: usual, standard: cgroup.Resources{Pids: r.Pids},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.pool.wake <- struct{}{}
@@ -124,7 +130,7 @@ func PooledBy(name string, pid int) bool {
 
 // take gives a waiting init of the plan's shape, or nil.
 func (p *pool) take(plan *Plan) *ready {
-	if p == nil || plan.Parent != p.Parent || plan.Container.Namespaces != p.shape || len(plan.Container.UIDMappings) > 0 {
+	if p == nil || plan.Parent != p.Parent || plan.Container.Namespaces != p.usual.Namespaces || len(plan.Container.UIDMappings) > 0 {
 		return nil
 	}
 	p.mu.Lock()
@@ -196,7 +202,7 @@ func (p *pool) make() (*ready, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := p.starter.launcher.Prepare(p.shape, g)
+	w, err := p.starter.launcher.Prepare(&p.usual, g)
 	if err != nil {
 		g.Delete()
 		g.Close()
