@@ -144,7 +144,7 @@ func Default() *Config {
 			DefaultSubnet:  "10.88.0.0/16",
 			SubnetPool:     "10.89.0.0/16",
 			SubnetBits:     24,
-			PoolSize:       4,
+			PoolSize:       16,
 			Firewall:       "auto",
 			PublishAddress: "0.0.0.0",
 		},

@@ -720,67 +720,53 @@ func TestReadyWhenAnswered(t *testing.T) {
 	}
 }
 
-func benchmarkAttach(b *testing.B, pool int, ports ...*apiv1.PortMapping) {
-	r := newRig(b, fmt.Sprintf("pool_size = %d", pool))
-	ctx := context.Background()
-	var attach, detach []time.Duration
-	n := 0
-	for b.Loop() {
-		n++
-		if pool > 0 { // what counts is a start into a full pool
-			b.StopTimer()
-			r.eventually("the pool is full", func() bool { return len(r.execd.List()) >= pool })
-			b.StartTimer()
-		}
-		id := fmt.Sprint("c", n)
-		begin := time.Now()
-		if _, err := r.endpoints.Attach(ctx, &networkv1.AttachRequest{ContainerId: id, Network: &apiv1.NetworkSpec{Ports: ports}}); err != nil {
-			b.Fatal(err)
-		}
-		attach = append(attach, time.Since(begin))
-		begin = time.Now()
-		if _, err := r.endpoints.Detach(ctx, &networkv1.DetachRequest{ContainerId: id}); err != nil {
-			b.Fatal(err)
-		}
-		detach = append(detach, time.Since(begin))
+// The pool is filled in batches; whoever dies meanwhile, and at whatever step,
+// nothing is lost and nothing stays.
+func TestKilledWhileThePoolFills(t *testing.T) {
+	const size = 6
+	r := newRig(t, fmt.Sprintf("pool_size = %d", size))
+	full := func() bool {
+		return len(r.execd.List()) == size && len(r.slotInterfaces()) == size && strings.Count(r.ruleset(), `"bv`) == size+1 // the rule itself
 	}
-	// The lower decile tells of the work, the median of the machine's load too.
-	for name, took := range map[string][]time.Duration{"attach": attach, "detach": detach} {
-		slices.Sort(took)
-		b.ReportMetric(took[len(took)/2].Seconds()*1000, "ms/"+name)
-		b.ReportMetric(took[len(took)/10].Seconds()*1000, "ms-p10/"+name)
+	r.eventually("the pool is full", full)
+	for _, point := range []string{"netd.address-taken", "netd.netns-made"} {
+		r.killNetd()
+		r.launchNetd(point + "=1*kill")
+		select {
+		case <-r.netdEnd:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s=kill was not met", point)
+		}
+		r.startNetd()
+		r.eventually("after "+point+" the pool is full, and that is all", full)
 	}
+	r.killNetd()
+	r.startNetd()
+	r.stopExecd()
+	r.startExecd()
+	r.eventually("after a restart of execd the pool is full, and that is all", full)
+	a := r.attach("a", nil)
+	b := r.attach("b", nil)
+	r.serveTCP(a.ns, 80, "a")
+	r.reach(b.ns, "tcp4", a.ip.String()+":80", "a")
 }
 
-// BenchmarkThroughput is attach and detach by eight clients at once.
-func BenchmarkThroughput(b *testing.B) {
-	for _, pool := range []int{0, 16} {
-		b.Run(fmt.Sprintf("pool=%d", pool), func(b *testing.B) {
-			r := newRig(b, fmt.Sprintf("pool_size = %d", pool))
-			ctx := context.Background()
-			var n atomic.Int64
-			b.SetParallelism(4) // times GOMAXPROCS
-			b.ResetTimer()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					i := n.Add(1)
-					id := fmt.Sprint("c", i)
-					if _, err := r.endpoints.Attach(ctx, &networkv1.AttachRequest{ContainerId: id, Network: &apiv1.NetworkSpec{Ports: []*apiv1.PortMapping{tcp(10000+uint32(i)%20000, 80)}}}); err != nil {
-						b.Error(err)
-					}
-					if _, err := r.endpoints.Detach(ctx, &networkv1.DetachRequest{ContainerId: id}); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "containers/s")
-		})
+// A slot is given to one container only, and what the firewall knew of it goes.
+func TestSlotsAreNotReused(t *testing.T) {
+	r := newRig(t, "pool_size = 2")
+	seen := map[string]string{}
+	for i := range 20 {
+		id := fmt.Sprint("c", i)
+		c := r.attach(id, nil)
+		if other := seen[c.resp.Namespace.Id]; other != "" {
+			t.Errorf("%s has the namespace that %s had", id, other)
+		}
+		seen[c.resp.Namespace.Id] = id
+		name := c.resp.Namespace.Id
+		c.ns.Close()
+		r.detach(id)
+		if i%5 == 4 {
+			r.eventually("the firewall has forgotten "+id, func() bool { return !strings.Contains(r.ruleset(), name) })
+		}
 	}
-}
-
-func BenchmarkAttach(b *testing.B) {
-	b.Run("cold", func(b *testing.B) { benchmarkAttach(b, 0) })
-	b.Run("cold,port", func(b *testing.B) { benchmarkAttach(b, 0, tcp(8080, 80)) })
-	b.Run("pool", func(b *testing.B) { benchmarkAttach(b, 4) })
-	b.Run("pool,port", func(b *testing.B) { benchmarkAttach(b, 4, tcp(8080, 80)) })
 }

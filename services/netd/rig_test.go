@@ -245,6 +245,16 @@ func (r *rig) startExecd() {
 // startNetd starts netd, with fault points armed, and waits until it serves.
 func (r *rig) startNetd(faults ...string) {
 	r.Helper()
+	r.launchNetd(faults...)
+	r.eventually("netd serves", func() bool {
+		_, err := r.endpoints.List(context.Background(), &networkv1.ListRequest{})
+		return err == nil
+	})
+}
+
+// launchNetd starts netd and does not wait.
+func (r *rig) launchNetd(faults ...string) {
+	r.Helper()
 	r.netd = exec.Command("/proc/self/exe", "--root", r.root, "--run", r.run, "--config", r.config)
 	r.netd.Env = append(os.Environ(), roleVariable+"="+roleNetd, faultpoint.Env+"="+strings.Join(faults, ";"))
 	r.netd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -270,10 +280,6 @@ func (r *rig) startNetd(faults ...string) {
 		r.endpoints = networkv1.NewEndpointServiceClient(r.conn)
 		r.networks = apiv1.NewNetworkServiceClient(r.conn)
 	}
-	r.eventually("netd serves", func() bool {
-		_, err := r.endpoints.List(context.Background(), &networkv1.ListRequest{})
-		return err == nil
-	})
 }
 
 // logBuffer is a bytes.Buffer that may be read while it is written.

@@ -79,7 +79,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		Networks: networks,
 		Host:     host,
 		Maker:    slot.NewMaker(host, client, walls, names.portPrefix),
-		Reaper:   slot.NewReaper(host, client, names.group, log.Named("reaper")),
+		Reaper:   slot.NewReaper(host, client, walls, names.group, log.Named("reaper")),
 		Walls:    walls,
 		Ports:    portmap.NewTable(),
 		Flows:    conntrack.NewSweeper(flows, env.Log.Named("conntrack")),
@@ -172,7 +172,7 @@ func (s *server) watchLinks(ctx context.Context) {
 	defer watch.Wait()
 	watch.Go(func() {
 		err := netlink.WatchDeleted(ctx, func(d netlink.Deletion) {
-			if d.Name == "" || s.isOurs(d.Name) {
+			if d.Name == "" || s.endpoints.Deleted(d) || s.isBridge(d.Name) {
 				select {
 				case damage <- struct{}{}:
 				default:
@@ -195,10 +195,9 @@ func (s *server) watchLinks(ctx context.Context) {
 	}
 }
 
-// isOurs reports whether an interface is a bridge, or a container's.
-func (s *server) isOurs(name string) bool {
-	return s.endpoints.Uses(name) ||
-		slices.ContainsFunc(s.networks.List(), func(n *network.Network) bool { return n.Bridge == name && !n.Closed() })
+// isBridge reports whether an interface is the bridge of a network.
+func (s *server) isBridge(name string) bool {
+	return slices.ContainsFunc(s.networks.List(), func(n *network.Network) bool { return n.Bridge == name && !n.Closed() })
 }
 
 func (s *server) repairLinks(ctx context.Context) {

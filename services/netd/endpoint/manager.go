@@ -4,8 +4,9 @@
 // change, so that a crash between any two steps loses nothing:
 //
 //	attach   ports reserved · slot taken · record written · ports published
-//	detach   unpublished and cut off · ports free · record deleted · slot reaped
+//	detach   unpublished · ports free · record deleted · slot reaped
 //
+// Slots are reaped in the background, the firewall's leave to send first.
 // A record whose container nobody knows is detached by the engine when it
 // reconciles; a slot without a record is swept at the next start.
 package endpoint
@@ -73,6 +74,7 @@ type Manager struct {
 
 	mu        sync.Mutex
 	endpoints map[string][]*Endpoint // by container
+	ports     map[string]bool        // their interfaces on the host
 	busy      map[string]chan struct{}
 }
 
@@ -82,7 +84,7 @@ func New(p Parts) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{Parts: p, records: r, endpoints: map[string][]*Endpoint{}, busy: map[string]chan struct{}{}}
+	m := &Manager{Parts: p, records: r, endpoints: map[string][]*Endpoint{}, ports: map[string]bool{}, busy: map[string]chan struct{}{}}
 	m.pool = slot.NewPool(p.PoolSize, m.makeReady, m.reapUnused, p.Log.Named("pool"))
 	return m, nil
 }
@@ -114,7 +116,7 @@ func (m *Manager) Restore(ctx context.Context) ([]*Endpoint, error) {
 		}
 		known[e.Slot.Port] = true
 		restored = append(restored, e)
-		m.endpoints[e.Container] = append(m.endpoints[e.Container], e)
+		m.enter(e)
 	}
 	if err := m.Maker.SweepPorts(links, known, m.Group); err != nil {
 		m.Log.Warn("cannot delete interfaces left behind", "error", err)
@@ -211,9 +213,20 @@ func (m *Manager) Repair(ctx context.Context) {
 	}
 }
 
-// Uses reports whether an interface of the host is the end of an endpoint.
-func (m *Manager) Uses(port string) bool {
-	return slices.ContainsFunc(m.List(), func(e *Endpoint) bool { return e.Slot.Port == port })
+// Deleted is to be called for every interface of the host that was deleted, or
+// taken from its bridge. It reports whether that damaged an endpoint.
+func (m *Manager) Deleted(d netlink.Deletion) bool {
+	m.mu.Lock()
+	used := m.ports[d.Name]
+	m.mu.Unlock()
+	if used {
+		return true
+	}
+	if !d.FromPort && m.Reaper.Gone(d.Name) {
+		return false
+	}
+	m.pool.Lost(d.Name)
+	return false
 }
 
 // DiscardPool is to be called when execd went away, or the default bridge: slots
@@ -281,10 +294,27 @@ func (m *Manager) Attach(ctx context.Context, r Request) (_ *Endpoint, err error
 		m.records.delete(e)
 		return nil, err
 	}
-	m.mu.Lock()
-	m.endpoints[e.Container] = append(m.endpoints[e.Container], e)
-	m.mu.Unlock()
+	m.enter(e)
 	return e, nil
+}
+
+func (m *Manager) enter(e *Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.endpoints[e.Container] = append(m.endpoints[e.Container], e)
+	m.ports[e.Slot.Port] = true
+}
+
+func (m *Manager) leave(e *Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rest := slices.DeleteFunc(slices.Clone(m.endpoints[e.Container]), func(o *Endpoint) bool { return o == e })
+	if len(rest) == 0 {
+		delete(m.endpoints, e.Container)
+	} else {
+		m.endpoints[e.Container] = rest
+	}
+	delete(m.ports, e.Slot.Port)
 }
 
 // attached returns the endpoint the container already has in the network. One
@@ -321,7 +351,7 @@ func (m *Manager) reserve(ctx context.Context, e *Endpoint) error {
 // taken, the pool is emptied and those of slots being taken apart are waited for.
 func (m *Manager) takeSlot(ctx context.Context, r Request) (*slot.Slot, error) {
 	if r.Network.Name == network.Default && !r.IP.IsValid() && r.MAC == nil {
-		if s := m.pool.Take(); s != nil {
+		if s := m.pool.Take(ctx); s != nil {
 			return s, nil
 		}
 	}
@@ -377,8 +407,10 @@ func (m *Manager) Detach(ctx context.Context, container string) error {
 // remove takes one endpoint back.
 func (m *Manager) remove(e *Endpoint) error {
 	m.Ports.Leave(e.Owner, e.hostPorts())
-	if err := m.Walls.Update(firewall.Elements{}, e.Wall()); err != nil {
-		return err
+	if len(e.Ports) > 0 { // else the reaper will do
+		if err := m.Walls.Update(firewall.Elements{}, e.Wall()); err != nil {
+			return err
+		}
 	}
 	if err := rulesRemoved.Hit(); err != nil {
 		return err
@@ -387,14 +419,7 @@ func (m *Manager) remove(e *Endpoint) error {
 	if err := m.records.delete(e); err != nil {
 		return fmt.Errorf("delete the record of an endpoint: %w", err)
 	}
-	m.mu.Lock()
-	rest := slices.DeleteFunc(slices.Clone(m.endpoints[e.Container]), func(o *Endpoint) bool { return o == e })
-	if len(rest) == 0 {
-		delete(m.endpoints, e.Container)
-	} else {
-		m.endpoints[e.Container] = rest
-	}
-	m.mu.Unlock()
+	m.leave(e)
 	if len(e.Ports) > 0 {
 		m.Flows.Gone(e.Slot.IP)
 	}
@@ -405,21 +430,17 @@ func (m *Manager) remove(e *Endpoint) error {
 	return nil
 }
 
-// reap has a slot taken apart that the firewall no longer knows, or is made to
-// forget now.
+// reap has a slot taken apart.
 func (m *Manager) reap(n *network.Network, s *slot.Slot) {
-	if err := m.Walls.Update(firewall.Elements{}, firewall.Elements{Sources: []firewall.Source{s.Source()}}); err != nil {
-		m.Log.Warn("cannot take leave to send away", "interface", s.Port, "error", err)
-	}
 	m.Reaper.Take(s, func() { n.Ledger().Free(s.IP) })
 }
 
-func (m *Manager) makeReady(ctx context.Context) (*slot.Slot, error) {
+func (m *Manager) makeReady(ctx context.Context, count int) ([]*slot.Slot, error) {
 	n, err := m.Networks.Find(network.Default)
 	if err != nil {
 		return nil, err
 	}
-	return m.Maker.Make(ctx, n.Place(), slot.Request{})
+	return m.Maker.MakeBatch(ctx, n.Place(), count)
 }
 
 func (m *Manager) reapUnused(s *slot.Slot) {

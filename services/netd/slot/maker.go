@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
@@ -59,6 +58,7 @@ type Maker struct {
 	client *netns.Client
 	walls  Walls
 	prefix string
+	ipv6   *os.Root // the host's interfaces in /proc/sys; nil: no IPv6
 
 	mu   sync.Mutex
 	born map[string]bool // namespaces made by this process, until the first Sweep
@@ -75,75 +75,138 @@ const idDigits = 8
 // NewMaker returns a maker of slots whose host interfaces and namespaces are
 // named prefix (at most 7 bytes) and 8 digits.
 func NewMaker(host *netlink.Conn, client *netns.Client, walls Walls, prefix string) *Maker {
-	return &Maker{host: host, client: client, walls: walls, prefix: prefix, born: map[string]bool{}}
+	ipv6, err := os.OpenRoot("/proc/sys/net/ipv6/conf")
+	if err != nil {
+		ipv6 = nil
+	}
+	return &Maker{host: host, client: client, walls: walls, prefix: prefix, ipv6: ipv6, born: map[string]bool{}}
 }
 
 // Make makes a slot; it is all there or nothing is left. Unavailable if execd,
 // who makes namespaces, is away.
-func (m *Maker) Make(ctx context.Context, n *Network, want Request) (_ *Slot, err error) {
+func (m *Maker) Make(ctx context.Context, n *Network, want Request) (*Slot, error) {
+	made, err := m.make(ctx, n, []Request{want})
+	if err != nil {
+		return nil, err
+	}
+	return made[0], nil
+}
+
+// MakeBatch makes several slots, at most [netns.MaxNew], for little more than the
+// kernel's own work: fewer only if the subnet has no more addresses, none with an
+// error.
+func (m *Maker) MakeBatch(ctx context.Context, n *Network, count int) ([]*Slot, error) {
+	return m.make(ctx, n, make([]Request, count))
+}
+
+func (m *Maker) make(ctx context.Context, n *Network, wants []Request) (slots []*Slot, err error) {
 	var undo cleanup
 	defer undo.unless(&err)
 
-	s := &Slot{Namespace: m.prefix + randomID(), Interface: "eth0", IP: want.IP, MAC: want.MAC}
+	for _, want := range wants {
+		s, err := m.plan(n, want)
+		if err != nil && len(slots) > 0 {
+			break // these at least
+		}
+		if err != nil {
+			return nil, err
+		}
+		undo.add(func() { n.Subnet.Free(s.IP) })
+		slots = append(slots, s)
+		if err := addressTaken.Hit(); err != nil {
+			return nil, err
+		}
+	}
+	ids := make([]string, len(slots))
+	for i, s := range slots {
+		ids[i] = s.Namespace
+		m.note(s.Namespace)
+	}
+	spaces, err := m.client.NewBatch(ctx, ids)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	defer func() {
+		for _, ns := range spaces {
+			ns.Close()
+		}
+	}()
+	undo.add(func() { m.client.Drop(context.WithoutCancel(ctx), ids...) })
+	if err := netnsMade.Hit(); err != nil {
+		return nil, err
+	}
+	if err := m.connect(n, slots, spaces); err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.deletePorts(slots) })
+	var leave firewall.Elements
+	for _, s := range slots {
+		leave.Sources = append(leave.Sources, s.Source())
+	}
+	if err := m.walls.Update(leave, firewall.Elements{}); err != nil {
+		return nil, err
+	}
+	return slots, nil
+}
+
+// plan names a slot and takes its address.
+func (m *Maker) plan(n *Network, want Request) (s *Slot, err error) {
+	s = &Slot{Namespace: m.prefix + randomID(), Interface: "eth0", IP: want.IP, MAC: want.MAC}
 	s.Port = s.Namespace
 	if s.IP.IsValid() {
 		err = n.Subnet.TakeThis(s.IP)
 	} else {
 		s.IP, err = n.Subnet.Take()
 	}
-	if err != nil {
-		return nil, err
-	}
-	undo.add(func() { n.Subnet.Free(s.IP) })
-	if err := addressTaken.Hit(); err != nil {
-		return nil, err
-	}
-	if s.MAC == nil {
+	if err == nil && s.MAC == nil {
 		s.MAC = ipam.MAC(s.IP)
 	}
-
-	m.note(s.Namespace)
-	ns, err := m.client.New(ctx, s.Namespace)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	defer ns.Close()
-	undo.add(func() { m.client.Drop(context.WithoutCancel(ctx), s.Namespace) })
-	if err := netnsMade.Hit(); err != nil {
-		return nil, err
-	}
-	if err := m.connect(n, s, ns); err != nil {
-		return nil, err
-	}
-	undo.add(func() { m.deletePort(s.Port) })
-	if err := m.walls.Update(firewall.Elements{Sources: []firewall.Source{s.Source()}}, firewall.Elements{}); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return s, err
 }
 
-// connect makes the pair and configures its far end. The near end comes up
-// last: with its peer up already it has a carrier at once, and the bridge starts
-// to forward without waiting for the kernel's link watcher.
-func (m *Maker) connect(n *Network, s *Slot, ns *netns.Namespace) error {
-	var pair netlink.Batch
-	pair.AddVeth(netlink.Veth{
-		Name: s.Port, Master: n.Bridge, MTU: n.MTU,
-		PeerName: s.Interface, PeerMAC: s.MAC, PeerNetNS: int(ns.File.Fd()),
-	})
-	if err := m.host.Do(&pair); err != nil {
+// connect makes the pairs and configures their far ends. The near ends come up
+// last: with its peer up already each has a carrier at once, and the bridge
+// starts to forward without waiting for the kernel's link watcher.
+func (m *Maker) connect(n *Network, slots []*Slot, spaces []*netns.Namespace) (err error) {
+	defer func() {
+		if err != nil {
+			m.deletePorts(slots)
+		}
+	}()
+	var pairs, up netlink.Batch
+	for i, s := range slots {
+		pairs.AddVeth(netlink.Veth{
+			Name: s.Port, Master: n.Bridge, MTU: n.MTU,
+			PeerName: s.Interface, PeerMAC: s.MAC, PeerNetNS: int(spaces[i].File.Fd()),
+		})
+		up.SetPortUp(s.Port)
+	}
+	if err := m.host.Do(&pairs); err != nil {
 		return err
 	}
-	err := m.configure(n, s, ns.Conn)
-	if err == nil {
-		var up netlink.Batch
-		up.SetPortUp(s.Port)
-		err = m.host.Do(&up)
+	for i, s := range slots {
+		if err := m.configure(n, s, spaces[i].Conn); err != nil {
+			return err
+		}
+		m.withoutIPv6(s.Port)
 	}
+	return m.host.Do(&up)
+}
+
+// withoutIPv6 has the host ignore IPv6 on a port: its frames belong to the
+// bridge. With it on the kernel would keep a multicast route for each port and
+// walk all of them whenever one comes up. Where it cannot be switched off,
+// containers are not less separate for it.
+func (m *Maker) withoutIPv6(port string) {
+	if m.ipv6 == nil {
+		return
+	}
+	f, err := m.ipv6.OpenFile(port+"/disable_ipv6", os.O_WRONLY, 0)
 	if err != nil {
-		m.deletePort(s.Port)
+		return
 	}
-	return err
+	defer f.Close()
+	f.WriteString("1")
 }
 
 func (m *Maker) configure(n *Network, s *Slot, inside *netlink.Conn) error {
@@ -181,7 +244,7 @@ func (m *Maker) Restore(ctx context.Context, n *Network, s *Slot, links map[stri
 		return unavailable(err)
 	}
 	defer ns.Close()
-	return m.connect(n, s, ns)
+	return m.connect(n, []*Slot{s}, []*netns.Namespace{ns})
 }
 
 // Alive reports whether the slot's namespace is still held.
@@ -244,14 +307,16 @@ func (m *Maker) SweepPorts(links map[string]netlink.Link, known map[string]bool,
 	return m.host.Do(&doomed)
 }
 
-func (m *Maker) deletePort(name string) {
-	link, err := m.host.LinkByName(name)
-	if errors.Is(err, syscall.ENODEV) {
-		return
-	}
+// deletePorts deletes what there is of slots' interfaces; what is left is swept
+// at the next start.
+func (m *Maker) deletePorts(slots []*Slot) {
 	var b netlink.Batch
-	b.DeleteLink(link.Index)
-	m.host.Do(&b) // what is left is swept at the next start
+	for _, s := range slots {
+		if link, err := m.host.LinkByName(s.Port); err == nil {
+			b.DeleteLink(link.Index)
+		}
+	}
+	m.host.Do(&b)
 }
 
 func unavailable(err error) error {

@@ -2,6 +2,7 @@ package slot
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,39 +10,77 @@ import (
 )
 
 // Pool keeps slots of one network ready, so that a start waits for nothing but
-// a lock.
+// a lock. It makes them several at a time, which costs less than one by one:
+//
+//   - what a lone start took is replaced when nobody has started anything for a
+//     while, for until then the processors are wanted elsewhere;
+//   - in a burst, when half of the slots are gone;
+//   - who finds none is given one of the next few, which are made at once.
 type Pool struct {
 	size int
-	make func(context.Context) (*Slot, error)
+	make func(ctx context.Context, n int) ([]*Slot, error)
 	drop func(*Slot)
 	log  hclog.Logger
 
-	mu    sync.Mutex
-	ready []*Slot
-	epoch int // a slot begun in an earlier epoch is not worth keeping
-	wake  chan struct{}
+	mu      sync.Mutex
+	ready   []*Slot
+	waiting []chan *Slot // who found none, the longest waiting first; each is sent one slot, or nil
+	closed  bool         // slots cannot be made now: nobody waits for one
+	taken   time.Time    // the last time
+	epoch   int          // a slot begun in an earlier epoch is not worth keeping
+	wake    chan struct{}
 }
 
-// NewPool returns a pool of size slots made by make; those it parts with unused
-// go to drop. [Pool.Run] fills it.
-func NewPool(size int, make_ func(context.Context) (*Slot, error), drop func(*Slot), log hclog.Logger) *Pool {
+const (
+	// settle is how long after the last start slots are replaced.
+	settle = 100 * time.Millisecond
+	// atOnce bounds the slots made together, and so what somebody waits who comes
+	// a moment too late: some 1 ms each.
+	atOnce = 8
+)
+
+// NewPool returns a pool of size slots made by make, which may make fewer than
+// it is asked for; those the pool parts with unused go to drop. [Pool.Run] fills
+// it.
+func NewPool(size int, make_ func(context.Context, int) ([]*Slot, error), drop func(*Slot), log hclog.Logger) *Pool {
 	return &Pool{size: size, make: make_, drop: drop, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Take returns a slot, or nil if none is ready; the caller then makes its own.
-func (p *Pool) Take() *Slot {
+// Take returns a slot, or nil if there is none and none can be made soon; the
+// caller then makes its own, and is told why not.
+func (p *Pool) Take(ctx context.Context) *Slot {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.size == 0 {
+	if p.size == 0 || p.closed && len(p.ready) == 0 {
+		p.mu.Unlock()
 		return nil
 	}
-	p.poke()
-	if len(p.ready) == 0 {
-		return nil
+	p.taken = time.Now()
+	poke(p.wake)
+	if len(p.ready) > 0 {
+		s := p.ready[0]
+		p.ready = p.ready[1:]
+		p.mu.Unlock()
+		return s
 	}
-	s := p.ready[0]
-	p.ready = p.ready[1:]
-	return s
+	mine := make(chan *Slot, 1)
+	p.waiting = append(p.waiting, mine)
+	p.mu.Unlock()
+	select {
+	case s := <-mine:
+		return s
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	p.waiting = slices.DeleteFunc(p.waiting, func(c chan *Slot) bool { return c == mine })
+	select {
+	case s := <-mine: // it was sent meanwhile
+		if s != nil {
+			p.ready = append(p.ready, s)
+		}
+	default:
+	}
+	p.mu.Unlock()
+	return nil
 }
 
 // Discard parts with all slots: their namespaces are gone, or their bridge.
@@ -50,11 +89,26 @@ func (p *Pool) Discard() {
 	old := p.ready
 	p.ready = nil
 	p.epoch++
-	p.poke()
+	poke(p.wake)
 	p.mu.Unlock()
 	for _, s := range old {
 		p.drop(s)
 	}
+}
+
+// Lost parts with the slot whose interface on the host is port, if it is here.
+func (p *Pool) Lost(port string) {
+	p.mu.Lock()
+	i := slices.IndexFunc(p.ready, func(s *Slot) bool { return s.Port == port })
+	if i < 0 {
+		p.mu.Unlock()
+		return
+	}
+	s := p.ready[i]
+	p.ready = slices.Delete(p.ready, i, i+1)
+	poke(p.wake)
+	p.mu.Unlock()
+	p.drop(s)
 }
 
 // Len is the number of slots ready.
@@ -64,63 +118,98 @@ func (p *Pool) Len() int {
 	return len(p.ready)
 }
 
-func (p *Pool) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// settle is how long a slot taken is not replaced, unless it was the last: the
-// start that took it needs the processors more.
-const settle = 20 * time.Millisecond
-
-// Run keeps the pool full until ctx is done. It tries again after a while when
-// a slot cannot be made; who is waiting meanwhile makes their own and is told.
+// Run keeps the pool filled until ctx is done. It tries again after a while when
+// slots cannot be made.
 func (p *Pool) Run(ctx context.Context) {
+	defer p.close()
 	const first, longest = 100 * time.Millisecond, 5 * time.Second
 	pause := first
 	for ctx.Err() == nil {
-		switch full, err := p.fill(ctx); {
-		case err != nil:
-			p.log.Debug("pool slot not made", "error", err, "retry_in", pause)
+		n, later, epoch := p.lack()
+		if n == 0 {
+			p.sleep(ctx, later)
+			continue
+		}
+		made, err := p.make(ctx, n)
+		if err != nil {
+			p.close()
+			p.log.Debug("pool slots not made", "count", n, "error", err, "retry_in", pause)
 			wait(ctx, pause)
 			pause = min(2*pause, longest)
-		case full:
-			pause = first
-			select {
-			case <-p.wake:
-			case <-ctx.Done():
-			}
-			if p.Len() > 0 {
-				wait(ctx, settle)
-			}
+			continue
+		}
+		pause = first
+		p.hand(made, epoch)
+	}
+}
+
+// lack is the number of slots to make now. If that is none, it is time to ask
+// again later, or (0) when somebody has taken one.
+func (p *Pool) lack() (now int, later time.Duration, epoch int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	missing := p.size - len(p.ready)
+	quiet := time.Since(p.taken)
+	switch {
+	case len(p.waiting) > 0:
+		now = len(p.waiting)
+	case missing <= 0:
+	case len(p.ready) <= p.size/2 || quiet >= settle:
+		now = missing
+	default:
+		later = settle - quiet
+	}
+	return min(now, atOnce), later, p.epoch
+}
+
+// hand gives slots to those who wait, and keeps the others.
+func (p *Pool) hand(made []*Slot, epoch int) {
+	p.mu.Lock()
+	stale := epoch != p.epoch
+	if !stale {
+		p.closed = false
+		n := min(len(p.waiting), len(made))
+		for i, c := range p.waiting[:n] {
+			c <- made[i]
+		}
+		p.waiting = p.waiting[n:]
+		p.ready = append(p.ready, made[n:]...)
+	}
+	p.mu.Unlock()
+	if stale {
+		for _, s := range made {
+			p.drop(s)
 		}
 	}
 }
 
-// fill adds one slot, unless the pool is full.
-func (p *Pool) fill(ctx context.Context) (full bool, err error) {
+// close sends everybody away who waits, until slots are made again.
+func (p *Pool) close() {
 	p.mu.Lock()
-	full, epoch := len(p.ready) >= p.size, p.epoch
-	p.mu.Unlock()
-	if full {
-		return true, nil
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.waiting {
+		c <- nil
 	}
-	s, err := p.make(ctx)
-	if err != nil {
-		return false, err
+	p.waiting = nil
+}
+
+// sleep waits until a slot is taken or, unless d is 0, for that long.
+func (p *Pool) sleep(ctx context.Context, d time.Duration) {
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-p.wake:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		return
 	}
-	p.mu.Lock()
-	stale := epoch != p.epoch
-	if !stale {
-		p.ready = append(p.ready, s)
+	select {
+	case <-p.wake:
+	case <-ctx.Done():
 	}
-	p.mu.Unlock()
-	if stale {
-		p.drop(s)
-	}
-	return false, nil
 }
 
 func wait(ctx context.Context, d time.Duration) {
