@@ -92,11 +92,15 @@ $(TOOLS)/protoc-gen-go:
 $(TOOLS)/protoc-gen-go-grpc:
 	GOBIN=$(TOOLS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
 
-GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+$(TOOLS)/protoc-gen-lite: $(wildcard tools/protoc-gen-lite/*.go)
+	go build -o $@ ./tools/protoc-gen-lite
+
+GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/protoc-gen-lite
 
 .PHONY: generate
 generate: $(GENERATORS) ## generate Go from proto/
 	PATH=$(TOOLS):$$PATH buf generate
+	PATH=$(TOOLS):$$PATH buf generate --template buf.gen.cli.yaml
 
 .PHONY: docs
 docs: ## bring what is generated from code in the documents up to date
