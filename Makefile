@@ -31,7 +31,7 @@ setup: ## install the Debian packages that tests and the demo need (root)
 .PHONY: build
 build: ## build all programs into bin/
 	@mkdir -p $(BIN)
-	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/apid ./services/imaged ./services/netd ./services/execd
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/berth-monitor ./services/execd/cmd/berth-monitor
 	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init

@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/progress"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 func (a *app) saveCommand() *cobra.Command {
@@ -230,7 +230,8 @@ func sendArchive(stream apiv1.ImageService_LoadClient, o *apiv1.ImageServiceLoad
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return stream.CloseSend()
+			stream.CloseSend()
+			return nil
 		case err != nil:
 			return err
 		}

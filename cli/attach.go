@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 type attachChoice struct {

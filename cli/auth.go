@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"berth/cli/apiv1"
 	"berth/cli/credentials"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 // helperTime bounds a credential helper: it may ask a key ring, not a person.

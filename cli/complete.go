@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
 )
 
 // completeNames teaches the shells the names of containers, images, networks, volumes and jobs. The first word of a

@@ -9,9 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+
+	"berth/cli/rpc"
 )
 
 // Exit codes, as Docker documents them.
@@ -103,36 +102,30 @@ func explain(err error) (text, hint string, code int) {
 	if errors.Is(err, context.Canceled) {
 		return "cancelled", "", 130
 	}
-	s, ok := status.FromError(err)
-	if !ok {
+	var s *rpc.Status
+	if !errors.As(err, &s) {
 		return err.Error(), "", exitEngine
 	}
-	text, code = s.Message(), exitEngine
-	var reason string
-	for _, d := range s.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok {
-			continue
-		}
-		hint = info.GetMetadata()["hint"]
-		reason = info.GetReason()
-		switch reason {
-		case "COMMAND_NOT_FOUND":
-			code = exitNotFound
-		case "COMMAND_NOT_EXECUTABLE":
-			code = exitNotExecutable
-		}
+	if text, hint, ok := unreachable(s); ok {
+		return text, hint, exitEngine
+	}
+	text, hint, code = s.Message, s.Metadata["hint"], exitEngine
+	switch s.Reason {
+	case "COMMAND_NOT_FOUND":
+		code = exitNotFound
+	case "COMMAND_NOT_EXECUTABLE":
+		code = exitNotExecutable
 	}
 	if hint == "" {
-		hint = nextStep[reason]
+		hint = nextStep[s.Reason]
 	}
 	if hint == "" && strings.Contains(text, syscall.ENOSPC.Error()) {
 		hint = "make room on the disk of the engine's state directory: `berth system df`, `berth image prune`"
 	}
-	if s.Code() == codes.Unimplemented && hint == "" {
+	if s.Code == rpc.Unimplemented && hint == "" {
 		hint = "this version of the engine does not have it; `berth version` shows client and daemons"
 	}
-	if s.Code() == codes.Canceled {
+	if s.Code == rpc.Canceled {
 		code = 130
 	}
 	return text, hint, code

@@ -6,12 +6,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
+	"berth/cli/rpc"
 	"berth/cli/shape"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 // inspectCommand shows anything by name: containers first, then images, networks and volumes.
@@ -44,7 +43,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		return inspectAll(cmd, args, layout, func(n string) (any, error) {
 			for _, k := range order {
 				v, err := finders[k](n)
-				if status.Code(err) == codes.NotFound && len(order) > 1 {
+				if rpc.CodeOf(err) == rpc.NotFound && len(order) > 1 {
 					continue
 				}
 				return v, err

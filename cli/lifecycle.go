@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
+	"berth/cli/apiv1"
 	"berth/cli/flags"
+	"berth/cli/rpc"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/wire"
 )
 
 // forEach is a command that does one call for each container named, prints the name, and reports every failure.
@@ -78,11 +77,11 @@ func (a *app) stopCommand() *cobra.Command {
 }
 
 // stopTimeout is unset unless the user gave one: the container has its own.
-func stopTimeout(c *cobra.Command, seconds int) *durationpb.Duration {
+func stopTimeout(c *cobra.Command, seconds int) *wire.Duration {
 	if !c.Flags().Changed("time") && !c.Flags().Changed("timeout") {
 		return nil
 	}
-	return durationpb.New(time.Duration(seconds) * time.Second)
+	return wire.NewDuration(time.Duration(seconds) * time.Second)
 }
 
 func (a *app) restartCommand() *cobra.Command {
@@ -114,7 +113,7 @@ func (a *app) rmCommand() *cobra.Command {
 	c := a.forEach("rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove containers", "  berth rm -f web",
 		func(ctx context.Context, e *engine, name string) error {
 			_, err := e.containers.Remove(ctx, &apiv1.RemoveRequest{Container: name, Force: force, Volumes: volumes})
-			if force && status.Code(err) == codes.NotFound {
+			if force && rpc.CodeOf(err) == rpc.NotFound {
 				return &absent{err}
 			}
 			return err

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
+	"berth/cli/wire"
 )
 
 func (a *app) logsCommand() *cobra.Command {
@@ -90,20 +90,20 @@ func copyLog(stream apiv1.ContainerService_LogsClient, stamps, follow bool) erro
 }
 
 // timeFlag reads a point in time: RFC 3339, a date, Unix seconds, or a duration before now.
-func timeFlag(flag, s string) (*timestamppb.Timestamp, error) {
+func timeFlag(flag, s string) (*wire.Timestamp, error) {
 	if s == "" {
 		return nil, nil
 	}
 	if d, err := time.ParseDuration(s); err == nil {
-		return timestamppb.New(time.Now().Add(-d)), nil
+		return wire.NewTimestamp(time.Now().Add(-d)), nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
 		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return timestamppb.New(t), nil
+			return wire.NewTimestamp(t), nil
 		}
 	}
 	if sec, err := strconv.ParseFloat(s, 64); err == nil && sec >= 0 && sec < 1<<40 {
-		return timestamppb.New(time.UnixMilli(int64(sec * 1000))), nil
+		return wire.NewTimestamp(time.UnixMilli(int64(sec * 1000))), nil
 	}
 	return nil, usagef("", "%s: %q is not a time (2026-01-02T15:04:05Z) or a duration (10m)", flag, s)
 }

@@ -9,9 +9,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+
+	"berth/cli/rpc"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -74,22 +73,18 @@ func TestCommandAlone(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	detailed := func(c codes.Code, reason, hint, text string) error {
-		s, err := status.New(c, text).WithDetails(&errdetails.ErrorInfo{Domain: "berth", Reason: reason, Metadata: map[string]string{"hint": hint}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.Err()
+	detailed := func(c rpc.Code, reason, hint, text string) error {
+		return &rpc.Status{Code: c, Message: text, Reason: reason, Metadata: map[string]string{"hint": hint}}
 	}
 	for _, tc := range []struct {
 		err  error
 		text string
 		code int
 	}{
-		{detailed(codes.NotFound, "COMMAND_NOT_FOUND", "", "no such command"), "error: no such command\nhint: " + nextStep["COMMAND_NOT_FOUND"] + "\n", 127},
-		{detailed(codes.PermissionDenied, "COMMAND_NOT_EXECUTABLE", "", "x"), "error: x\nhint: " + nextStep["COMMAND_NOT_EXECUTABLE"] + "\n", 126},
-		{detailed(codes.AlreadyExists, "NAME_IN_USE", "remove it", "name web is taken"), "error: name web is taken\nhint: remove it\n", 125},
-		{failed(detailed(codes.AlreadyExists, "NAME_IN_USE", "", "two\nlines")), "error: two; lines\n", 1},
+		{detailed(rpc.NotFound, "COMMAND_NOT_FOUND", "", "no such command"), "error: no such command\nhint: " + nextStep["COMMAND_NOT_FOUND"] + "\n", 127},
+		{detailed(rpc.PermissionDenied, "COMMAND_NOT_EXECUTABLE", "", "x"), "error: x\nhint: " + nextStep["COMMAND_NOT_EXECUTABLE"] + "\n", 126},
+		{detailed(rpc.AlreadyExists, "NAME_IN_USE", "remove it", "name web is taken"), "error: name web is taken\nhint: remove it\n", 125},
+		{failed(detailed(rpc.AlreadyExists, "NAME_IN_USE", "", "two\nlines")), "error: two; lines\n", 1},
 		{exitCode(7), "", 7},
 	} {
 		var b bytes.Buffer

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 // psRow has the columns of `ps`, named as in Docker's templates.

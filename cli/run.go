@@ -10,10 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/flags"
 	"berth/cli/progress"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -139,7 +139,7 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 	s := newSession(runSender{stream}, o.spec.Tty, o.attach.GetStdin(), o.keys)
 	defer s.close()
 	if o.detach {
-		_ = stream.CloseSend()
+		stream.CloseSend()
 	}
 	bars := progress.New(os.Stderr, o.quiet)
 	defer bars.Close()

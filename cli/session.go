@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/cli/apiv1"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 // sender is the client's half of Run, Attach or Exec.

@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 type statsRow struct {

@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
 	"berth/internal/version"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 func clientVersion() string { return version.String() }

@@ -11,15 +11,15 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/metadata"
 
+	"berth/cli/apiv1"
 	"berth/cli/progress"
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/rpc"
 )
 
 // transfer is a stream of a job's progress and, last, its result.
 type transfer interface {
-	Header() (metadata.MD, error)
+	Header() (rpc.Metadata, error)
 }
 
 func (a *app) pullCommand() *cobra.Command {
@@ -125,9 +125,8 @@ func follow[M any, R any](ctx context.Context, s transfer, quiet bool, recv func
 }
 
 func jobID(s transfer) string {
-	md, err := s.Header()
-	if v := md.Get("berth-job-id"); err == nil && len(v) > 0 {
-		return v[0]
+	if md, err := s.Header(); err == nil && md.Get("berth-job-id") != "" {
+		return md.Get("berth-job-id")
 	}
 	return "ID"
 }
@@ -212,7 +211,8 @@ func sendImport(stream apiv1.ImageService_ImportClient, h *apiv1.ImageServiceImp
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return stream.CloseSend()
+			stream.CloseSend()
+			return nil
 		case err != nil:
 			return err
 		}

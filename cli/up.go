@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
 )
 
 // The daemons in the order of starting; any order works, this one logs the fewest retries.

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 type volumeRow struct {

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"google.golang.org/protobuf/types/known/durationpb"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
+	"berth/cli/wire"
 )
 
 // Container holds the flags shared by `run` and `create`.
@@ -383,7 +383,7 @@ func (c *Container) security() error {
 
 func (c *Container) lifecycle() error {
 	if c.set.Changed("stop-timeout") {
-		c.spec.StopTimeout = durationpb.New(time.Duration(c.stopTimeout) * time.Second)
+		c.spec.StopTimeout = wire.NewDuration(time.Duration(c.stopTimeout) * time.Second)
 	}
 	name, n, has := strings.Cut(c.restart, ":")
 	switch name {

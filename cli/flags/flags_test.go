@@ -3,13 +3,13 @@ package flags
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
-	"google.golang.org/protobuf/proto"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
 )
 
 func parse(t *testing.T, args ...string) (*apiv1.ContainerSpec, error) {
@@ -56,7 +56,7 @@ func TestSpecFromFlags(t *testing.T) {
 	check("retries", s.Restart.MaxRetries, int32(3))
 	wantPorts := []*apiv1.PortMapping{{HostIp: "127.0.0.1", HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}, {HostPort: 53, ContainerPort: 53, Protocol: "udp"}}
 	for i, w := range wantPorts {
-		check("port", proto.Equal(s.Network.Ports[i], w), true)
+		check("port", reflect.DeepEqual(s.Network.Ports[i], w), true)
 	}
 	wantMounts := []*apiv1.MountSpec{
 		{Type: apiv1.MountType_MOUNT_TYPE_BIND, Source: "/srv", Target: "/data", ReadOnly: true, CreateSource: true},
@@ -65,7 +65,7 @@ func TestSpecFromFlags(t *testing.T) {
 		{Type: apiv1.MountType_MOUNT_TYPE_TMPFS, Target: "/t", TmpfsSizeBytes: 1 << 20, TmpfsMode: 0o700},
 	}
 	for i, w := range wantMounts {
-		if !proto.Equal(s.Mounts[i], w) {
+		if !reflect.DeepEqual(s.Mounts[i], w) {
 			t.Errorf("mount %d = %v, want %v", i, s.Mounts[i], w)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
 )
 
 func (c *Container) storage() error {

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"berth/cli/apiv1"
 	"berth/cli/format"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 const (

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
+	"berth/cli/wire"
 )
 
 type container struct {
@@ -351,7 +350,7 @@ func mounts(list []*apiv1.MountPoint) []mount {
 }
 
 // stamp is RFC 3339 with nanoseconds; Docker's zero time when there is none.
-func stamp(t *timestamppb.Timestamp) string {
+func stamp(t *wire.Timestamp) string {
 	if t == nil {
 		return "0001-01-01T00:00:00Z"
 	}

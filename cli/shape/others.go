@@ -3,7 +3,7 @@ package shape
 import (
 	"sort"
 
-	apiv1 "berth/proto/berth/api/v1"
+	"berth/cli/apiv1"
 )
 
 type image struct {
