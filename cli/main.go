@@ -157,6 +157,7 @@ func (a *app) containerEntries() []entry {
 		{"kill", a.killCommand}, {"rm", a.rmCommand}, {"exec", a.execCommand}, {"attach", a.attachCommand}, {"logs", a.logsCommand},
 		{"inspect", a.inspectCommand}, {"stats", a.statsCommand}, {"wait", a.waitCommand}, {"port", a.portCommand}, {"rename", a.renameCommand},
 		{"pause", a.pauseCommand}, {"unpause", a.unpauseCommand}, {"top", a.topCommand}, {"update", a.updateCommand}, {"diff", a.diffCommand},
+		{"commit", a.commitCommand}, {"export", a.exportCommand},
 	}
 }
 

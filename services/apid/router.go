@@ -37,6 +37,8 @@ var table = map[string]target{
 	"/berth.api.v1.ContainerService/Remove":  self,
 	"/berth.api.v1.ContainerService/Prune":   self,
 	"/berth.api.v1.ContainerService/Diff":    self, // execd knows the name, imaged the files
+	"/berth.api.v1.ContainerService/Commit":  self,
+	"/berth.api.v1.ContainerService/Export":  self,
 	"/berth.api.v1.ContainerService/Kill":    execd,
 	"/berth.api.v1.ContainerService/Pause":   execd,
 	"/berth.api.v1.ContainerService/Unpause": execd,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"io"
 
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/imaged/archive"
@@ -67,10 +66,14 @@ func (s imageService) Save(req *apiv1.ImageServiceSaveRequest, stream apiv1.Imag
 	if err != nil {
 		return err
 	}
-	send := &dataWriter{stream: stream}
-	out := bufio.NewWriterSize(send, saveChunk)
+	var total int64 // for the first message
+	out := bufio.NewWriterSize(sender(func(p []byte) error {
+		err := stream.Send(&apiv1.ImageServiceSaveResponse{Data: p, TotalBytes: total})
+		total = 0
+		return err
+	}), saveChunk)
 	err = s.saver.Save(stream.Context(), archive.SaveRequest{
-		Images: req.Images, Format: format, Platform: req.Platform, Size: func(n int64) { send.total = n },
+		Images: req.Images, Format: format, Platform: req.Platform, Size: func(n int64) { total = n },
 	}, out)
 	if err != nil {
 		return err
@@ -86,16 +89,7 @@ func (s imageService) Save(req *apiv1.ImageServiceSaveRequest, stream apiv1.Imag
 	return nil
 }
 
-// dataWriter sends what is written to it.
-type dataWriter struct {
-	stream apiv1.ImageService_SaveServer
-	total  int64 // for the first message
-}
+// sender sends what is written to it.
+type sender func(p []byte) error
 
-func (w *dataWriter) Write(p []byte) (int, error) {
-	err := w.stream.Send(&apiv1.ImageServiceSaveResponse{Data: p, TotalBytes: w.total})
-	w.total = 0
-	return len(p), err
-}
-
-var _ io.Writer = (*dataWriter)(nil)
+func (f sender) Write(p []byte) (int, error) { return len(p), f(p) }

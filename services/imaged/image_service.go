@@ -110,11 +110,8 @@ func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {
 	}
 	var name reference.Named
 	if header.Reference != "" {
-		if name, err = images.ParseName(header.Reference); err != nil {
+		if name, err = tagName(header.Reference); err != nil {
 			return err
-		}
-		if _, ok := name.(reference.Canonical); ok {
-			return fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: an imported image cannot be named by digest", header.Reference)
 		}
 	}
 	progress := newProgress("import", func(p *apiv1.JobProgress) error {

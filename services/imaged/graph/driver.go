@@ -73,6 +73,10 @@ type Driver interface {
 
 	// Recipe says how to mount what Prepare made in dir of the same layers.
 	Recipe(dir string, layers []Layer) Recipe
+
+	// WriteTree writes the archive of the root file system in dir, which may be
+	// in use, as its container sees it.
+	WriteTree(ctx context.Context, w io.Writer, dir string, layers []Layer) error
 }
 
 // Differ is a driver that can tell what a container changed without comparing
@@ -81,6 +85,9 @@ type Differ interface {
 	// Changes lists what differs between the root file system in dir and the
 	// stack it was made of, while it may be in use.
 	Changes(dir string, layers []Layer) ([]merge.Change, error)
+
+	// WriteLayer writes these changes as the archive of a layer.
+	WriteLayer(ctx context.Context, w io.Writer, dir string, layers []Layer) error
 }
 
 // Staged is an unpacked layer nobody sees yet. It is for one goroutine.

@@ -1,5 +1,6 @@
-// Package importer makes an image of one layer from the archive of a root file
-// system, such as "tar -C rootfs -c ." gives.
+// Package importer makes images of archives of files: of one layer, such as
+// "tar -C rootfs -c ." gives, or of a layer on top of an image, such as what a
+// container changed.
 package importer
 
 import (
@@ -61,25 +62,7 @@ func (im *Importer) Import(ctx context.Context, r Request) (images.Image, error)
 	if err != nil {
 		return images.Image{}, err
 	}
-	configDesc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(rawConfig), Size: int64(len(rawConfig))}
-	raw, manifestDigest, err := manifest.New(configDesc, []ocispec.Descriptor{layer})
-	if err != nil {
-		return images.Image{}, err
-	}
-	for d, b := range map[digest.Digest][]byte{configDesc.Digest: rawConfig, manifestDigest: raw} {
-		if err := lease.AddDocument(b, d); err != nil {
-			return images.Image{}, err
-		}
-	}
-	image := images.Image{
-		ID: configDesc.Digest, Manifest: manifestDigest, MediaType: ocispec.MediaTypeImageManifest,
-		Layers: []images.Layer{{Blob: layer.Digest, DiffID: diffID}},
-	}
-	names := map[string]images.Ref{}
-	if r.Name != nil {
-		names[r.Name.String()] = images.Ref{Image: image.ID, Since: time.Now()}
-	}
-	return image, lease.AddImage(image, names)
+	return im.finish(lease, []images.Layer{{Blob: layer.Digest, DiffID: diffID}}, rawConfig, []ocispec.Descriptor{layer}, r.Name)
 }
 
 func newConfig(r Request) (manifest.Config, error) {

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"time"
 
@@ -93,4 +94,63 @@ func (c Config) Fits(m Manifest) error {
 		return refused("configuration has %d layers, manifest %d", len(c.RootFS.DiffIDs), len(m.Layers))
 	}
 	return nil
+}
+
+// stale are fields of a configuration that speak of how its own image was made.
+var stale = []string{"container", "container_config", "docker_version", "id", "parent"}
+
+// Derive makes the configuration of an image made of another: base is the
+// other's, c what is different. Fields that this package does not know, such as
+// health checks, stay as they are.
+func Derive(base []byte, c Config) ([]byte, error) {
+	doc, err := overlay(base, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range stale {
+		delete(doc, key)
+	}
+	var was struct{ Config json.RawMessage }
+	if err := json.Unmarshal(base, &was); err != nil {
+		return nil, err
+	}
+	process, err := overlay(was.Config, c.Config)
+	if err != nil {
+		return nil, err
+	}
+	if doc["config"], err = json.Marshal(process); err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
+}
+
+// overlay gives the fields of the JSON object base, with those of v's type taken
+// from v.
+func overlay(base []byte, v any) (map[string]json.RawMessage, error) {
+	doc := map[string]json.RawMessage{}
+	if len(base) > 0 && string(base) != "null" {
+		if err := json.Unmarshal(base, &doc); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	ours := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &ours); err != nil {
+		return nil, err
+	}
+	for t, i := reflect.TypeOf(v), 0; i < t.NumField(); i++ {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		for key := range doc {
+			if strings.EqualFold(key, name) { // as decoding takes it for ours
+				delete(doc, key)
+			}
+		}
+		if value, ok := ours[name]; ok {
+			doc[name] = value
+		}
+	}
+	return doc, nil
 }

@@ -11,6 +11,7 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"berth/internal/fault"
 	"berth/services/imaged/registry"
@@ -116,6 +117,16 @@ var layerTypes = map[string]bool{
 	dockerLayer: true, dockerLayer + ".gzip": true, dockerLayer + ".zstd": true,
 	dockerForeign: true, dockerForeign + ".gzip": true,
 	ociForeign: true, ociForeign + "+gzip": true, ociForeign + "+zstd": true,
+}
+
+// OCILayerType is the OCI media type of what Docker called otherwise.
+func OCILayerType(mediaType string) string {
+	for docker, oci := range map[string]string{dockerLayer: ocispec.MediaTypeImageLayer, dockerForeign: ociForeign} {
+		if compression, ok := strings.CutPrefix(mediaType, docker); ok {
+			return oci + strings.Replace(compression, ".", "+", 1)
+		}
+	}
+	return mediaType
 }
 
 // ParseIndex reads an index: the manifests of one image for several platforms.

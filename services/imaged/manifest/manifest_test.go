@@ -164,3 +164,39 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"rootfs":{"type":"layers","diff_ids":["` + hex + `"]},"config":{"Labels":{"a":"b"}}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) { ParseConfig(raw) })
 }
+
+// TestDerive: what the engine does not know of a configuration is handed on,
+// what it knows is replaced, and what spoke of the old image goes.
+func TestDerive(t *testing.T) {
+	base := []byte(`{"created":"2020-01-01T00:00:00Z","architecture":"amd64","os":"linux","os.version":"10","container":"abc",` +
+		`"config":{"Cmd":["old"],"User":"u","Healthcheck":{"Test":["CMD","x"]},"env":["A=b"],"OnBuild":["RUN x"]},"rootfs":{"type":"layers","diff_ids":[]}}`)
+	c, err := ParseConfig(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Config.Cmd, c.Config.User = []string{"new"}, ""
+	raw, err := Derive(base, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"architecture":"amd64","config":{"Cmd":["new"],"Env":["A=b"],"Healthcheck":{"Test":["CMD","x"]},"OnBuild":["RUN x"]},` +
+		`"created":"2020-01-01T00:00:00Z","os":"linux","os.version":"10","rootfs":{"type":"layers","diff_ids":[]}}`
+	if string(raw) != want {
+		t.Errorf("got  %s\nwant %s", raw, want)
+	}
+	if _, err := ParseConfig(raw); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOCILayerType(t *testing.T) {
+	for _, pair := range [][2]string{
+		{"application/vnd.docker.image.rootfs.diff.tar.gzip", ocispec.MediaTypeImageLayerGzip},
+		{"application/vnd.docker.image.rootfs.diff.tar", ocispec.MediaTypeImageLayer},
+		{ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayerZstd},
+	} {
+		if got := OCILayerType(pair[0]); got != pair[1] || !layerTypes[got] {
+			t.Errorf("%s: got %s, want %s", pair[0], got, pair[1])
+		}
+	}
+}

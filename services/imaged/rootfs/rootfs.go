@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -336,21 +337,54 @@ func (m *Manager) List() []Rootfs {
 
 // Changes lists what a container changed in its image. Unimplemented with a
 // graph driver that cannot tell.
-func (m *Manager) Changes(id string) ([]merge.Change, error) {
+func (m *Manager) Changes(id string) (all []merge.Change, err error) {
+	err = m.using(id, func(dir string, use images.Use) (err error) {
+		d, ok := m.driver.(graph.Differ)
+		if !ok {
+			return m.cannotTell()
+		}
+		all, err = d.Changes(dir, use.Layers)
+		return err
+	})
+	return all, err
+}
+
+// WriteLayer writes what a container changed in its image as the archive of a
+// layer. Unimplemented with a graph driver that cannot tell.
+func (m *Manager) WriteLayer(ctx context.Context, id string, w io.Writer) error {
+	return m.using(id, func(dir string, use images.Use) error {
+		d, ok := m.driver.(graph.Differ)
+		if !ok {
+			return m.cannotTell()
+		}
+		return d.WriteLayer(ctx, w, dir, use.Layers)
+	})
+}
+
+// WriteTree writes the archive of a container's root file system.
+func (m *Manager) WriteTree(ctx context.Context, id string, w io.Writer) error {
+	return m.using(id, func(dir string, use images.Use) error {
+		return m.driver.WriteTree(ctx, w, dir, use.Layers)
+	})
+}
+
+// using runs f with the directory of a container's root file system and a hold
+// on its image.
+func (m *Manager) using(id string, f func(dir string, use images.Use) error) error {
 	r, err := m.Get(id)
 	if err != nil {
-		return nil, err
-	}
-	d, ok := m.driver.(graph.Differ)
-	if !ok {
-		return nil, fault.Unimplemented.Errorf("NO_CHANGES", "graph driver %s does not know what a container changed", m.driver.Name())
+		return err
 	}
 	use, err := m.images.Use(r.Image)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer m.images.Unuse(r.Image)
-	return d.Changes(filepath.Join(m.dir, id), use.Layers)
+	return f(filepath.Join(m.dir, id), use)
+}
+
+func (m *Manager) cannotTell() error {
+	return fault.Unimplemented.Errorf("NO_CHANGES", "graph driver %s does not know what a container changed", m.driver.Name())
 }
 
 // Bytes adds up the sizes of the files in r's writable part.

@@ -349,7 +349,7 @@ func (x FileChange_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FileChange_Kind.Descriptor instead.
 func (FileChange_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{63, 0}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{67, 0}
 }
 
 // What a container is made from. Unset fields take the image's value, then the engine's default.
@@ -5167,6 +5167,264 @@ func (x *DiffResponse) GetChanges() []*FileChange {
 	return nil
 }
 
+type CommitRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// Optional name for the image.
+	Reference string `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Dockerfile instructions: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, VOLUME, WORKDIR, STOPSIGNAL.
+	Changes []string `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	Message string   `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// "Name <mail>".
+	Author string `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	// Do not pause a running container meanwhile.
+	NoPause       bool `protobuf:"varint,6,opt,name=no_pause,json=noPause,proto3" json:"no_pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_berth_api_v1_container_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_container_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *CommitRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetNoPause() bool {
+	if x != nil {
+		return x.NoPause
+	}
+	return false
+}
+
+type CommitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CommitResponse_Progress
+	//	*CommitResponse_Result_
+	Message       isCommitResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_berth_api_v1_container_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_container_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CommitResponse) GetMessage() isCommitResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetProgress() *JobProgress {
+	if x != nil {
+		if x, ok := x.Message.(*CommitResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetResult() *CommitResponse_Result {
+	if x != nil {
+		if x, ok := x.Message.(*CommitResponse_Result_); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isCommitResponse_Message interface {
+	isCommitResponse_Message()
+}
+
+type CommitResponse_Progress struct {
+	Progress *JobProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CommitResponse_Result_ struct {
+	Result *CommitResponse_Result `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*CommitResponse_Progress) isCommitResponse_Message() {}
+
+func (*CommitResponse_Result_) isCommitResponse_Message() {}
+
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_berth_api_v1_container_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_container_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ExportRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_berth_api_v1_container_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_container_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ExportResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type FileChange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          FileChange_Kind        `protobuf:"varint,1,opt,name=kind,proto3,enum=berth.api.v1.FileChange_Kind" json:"kind,omitempty"`
@@ -5177,7 +5435,7 @@ type FileChange struct {
 
 func (x *FileChange) Reset() {
 	*x = FileChange{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[63]
+	mi := &file_berth_api_v1_container_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +5447,7 @@ func (x *FileChange) String() string {
 func (*FileChange) ProtoMessage() {}
 
 func (x *FileChange) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[63]
+	mi := &file_berth_api_v1_container_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +5460,7 @@ func (x *FileChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChange.ProtoReflect.Descriptor instead.
 func (*FileChange) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{63}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *FileChange) GetKind() FileChange_Kind {
@@ -5241,7 +5499,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[64]
+	mi := &file_berth_api_v1_container_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5253,7 +5511,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[64]
+	mi := &file_berth_api_v1_container_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5266,7 +5524,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{64}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *JobProgress) GetStep() string {
@@ -5342,7 +5600,7 @@ type RegistryAuth struct {
 
 func (x *RegistryAuth) Reset() {
 	*x = RegistryAuth{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[65]
+	mi := &file_berth_api_v1_container_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5354,7 +5612,7 @@ func (x *RegistryAuth) String() string {
 func (*RegistryAuth) ProtoMessage() {}
 
 func (x *RegistryAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[65]
+	mi := &file_berth_api_v1_container_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5367,7 +5625,7 @@ func (x *RegistryAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryAuth.ProtoReflect.Descriptor instead.
 func (*RegistryAuth) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{65}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RegistryAuth) GetRegistry() string {
@@ -5421,7 +5679,7 @@ type RunRequest_Open struct {
 
 func (x *RunRequest_Open) Reset() {
 	*x = RunRequest_Open{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[69]
+	mi := &file_berth_api_v1_container_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5433,7 +5691,7 @@ func (x *RunRequest_Open) String() string {
 func (*RunRequest_Open) ProtoMessage() {}
 
 func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[69]
+	mi := &file_berth_api_v1_container_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5495,7 +5753,7 @@ type RunResponse_Created struct {
 
 func (x *RunResponse_Created) Reset() {
 	*x = RunResponse_Created{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[70]
+	mi := &file_berth_api_v1_container_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5507,7 +5765,7 @@ func (x *RunResponse_Created) String() string {
 func (*RunResponse_Created) ProtoMessage() {}
 
 func (x *RunResponse_Created) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[70]
+	mi := &file_berth_api_v1_container_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5553,7 +5811,7 @@ type RunResponse_Started struct {
 
 func (x *RunResponse_Started) Reset() {
 	*x = RunResponse_Started{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[71]
+	mi := &file_berth_api_v1_container_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5565,7 +5823,7 @@ func (x *RunResponse_Started) String() string {
 func (*RunResponse_Started) ProtoMessage() {}
 
 func (x *RunResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[71]
+	mi := &file_berth_api_v1_container_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5599,7 +5857,7 @@ type CreateResponse_Result struct {
 
 func (x *CreateResponse_Result) Reset() {
 	*x = CreateResponse_Result{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[72]
+	mi := &file_berth_api_v1_container_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5869,7 @@ func (x *CreateResponse_Result) String() string {
 func (*CreateResponse_Result) ProtoMessage() {}
 
 func (x *CreateResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[72]
+	mi := &file_berth_api_v1_container_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5662,7 +5920,7 @@ type AttachRequest_Open struct {
 
 func (x *AttachRequest_Open) Reset() {
 	*x = AttachRequest_Open{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[75]
+	mi := &file_berth_api_v1_container_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5674,7 +5932,7 @@ func (x *AttachRequest_Open) String() string {
 func (*AttachRequest_Open) ProtoMessage() {}
 
 func (x *AttachRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[75]
+	mi := &file_berth_api_v1_container_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5736,7 +5994,7 @@ type ExecRequest_Open struct {
 
 func (x *ExecRequest_Open) Reset() {
 	*x = ExecRequest_Open{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[76]
+	mi := &file_berth_api_v1_container_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5748,7 +6006,7 @@ func (x *ExecRequest_Open) String() string {
 func (*ExecRequest_Open) ProtoMessage() {}
 
 func (x *ExecRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[76]
+	mi := &file_berth_api_v1_container_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5845,7 +6103,7 @@ type ExecResponse_Started struct {
 
 func (x *ExecResponse_Started) Reset() {
 	*x = ExecResponse_Started{}
-	mi := &file_berth_api_v1_container_proto_msgTypes[77]
+	mi := &file_berth_api_v1_container_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5857,7 +6115,7 @@ func (x *ExecResponse_Started) String() string {
 func (*ExecResponse_Started) ProtoMessage() {}
 
 func (x *ExecResponse_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_container_proto_msgTypes[77]
+	mi := &file_berth_api_v1_container_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5892,6 +6150,58 @@ func (x *ExecResponse_Started) GetTrace() []*TraceStep {
 		return x.Trace
 	}
 	return nil
+}
+
+type CommitResponse_Result struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ImageId       string                 `protobuf:"bytes,1,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	Reference     string                 `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse_Result) Reset() {
+	*x = CommitResponse_Result{}
+	mi := &file_berth_api_v1_container_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse_Result) ProtoMessage() {}
+
+func (x *CommitResponse_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_container_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse_Result.ProtoReflect.Descriptor instead.
+func (*CommitResponse_Result) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{64, 0}
+}
+
+func (x *CommitResponse_Result) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+func (x *CommitResponse_Result) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
 }
 
 var File_berth_api_v1_container_proto protoreflect.FileDescriptor
@@ -6356,7 +6666,25 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\vDiffRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"B\n" +
 	"\fDiffResponse\x122\n" +
-	"\achanges\x18\x01 \x03(\v2\x18.berth.api.v1.FileChangeR\achanges\"\xa6\x01\n" +
+	"\achanges\x18\x01 \x03(\v2\x18.berth.api.v1.FileChangeR\achanges\"\xb2\x01\n" +
+	"\rCommitRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treference\x12\x18\n" +
+	"\achanges\x18\x03 \x03(\tR\achanges\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\x12\x19\n" +
+	"\bno_pause\x18\x06 \x01(\bR\anoPause\"\xd6\x01\n" +
+	"\x0eCommitResponse\x127\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12=\n" +
+	"\x06result\x18\x02 \x01(\v2#.berth.api.v1.CommitResponse.ResultH\x00R\x06result\x1aA\n" +
+	"\x06Result\x12\x19\n" +
+	"\bimage_id\x18\x01 \x01(\tR\aimageId\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treferenceB\t\n" +
+	"\amessage\"-\n" +
+	"\rExportRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"$\n" +
+	"\x0eExportResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xa6\x01\n" +
 	"\n" +
 	"FileChange\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.berth.api.v1.FileChange.KindR\x04kind\x12\x12\n" +
@@ -6406,7 +6734,7 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\rWaitCondition\x12\x1e\n" +
 	"\x1aWAIT_CONDITION_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18WAIT_CONDITION_NEXT_EXIT\x10\x01\x12\x1a\n" +
-	"\x16WAIT_CONDITION_REMOVED\x10\x022\x8e\v\n" +
+	"\x16WAIT_CONDITION_REMOVED\x10\x022\x9c\f\n" +
 	"\x10ContainerService\x12>\n" +
 	"\x03Run\x12\x18.berth.api.v1.RunRequest\x1a\x19.berth.api.v1.RunResponse(\x010\x01\x12E\n" +
 	"\x06Create\x12\x1b.berth.api.v1.CreateRequest\x1a\x1c.berth.api.v1.CreateResponse0\x01\x12@\n" +
@@ -6428,7 +6756,9 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\x03Top\x12\x18.berth.api.v1.TopRequest\x1a\x19.berth.api.v1.TopResponse\x12G\n" +
 	"\x06Attach\x12\x1b.berth.api.v1.AttachRequest\x1a\x1c.berth.api.v1.AttachResponse(\x010\x01\x12A\n" +
 	"\x04Exec\x12\x19.berth.api.v1.ExecRequest\x1a\x1a.berth.api.v1.ExecResponse(\x010\x01\x12=\n" +
-	"\x04Diff\x12\x19.berth.api.v1.DiffRequest\x1a\x1a.berth.api.v1.DiffResponseB Z\x1eberth/proto/berth/api/v1;apiv1b\x06proto3"
+	"\x04Diff\x12\x19.berth.api.v1.DiffRequest\x1a\x1a.berth.api.v1.DiffResponse\x12E\n" +
+	"\x06Commit\x12\x1b.berth.api.v1.CommitRequest\x1a\x1c.berth.api.v1.CommitResponse0\x01\x12E\n" +
+	"\x06Export\x12\x1b.berth.api.v1.ExportRequest\x1a\x1c.berth.api.v1.ExportResponse0\x01B Z\x1eberth/proto/berth/api/v1;apiv1b\x06proto3"
 
 var (
 	file_berth_api_v1_container_proto_rawDescOnce sync.Once
@@ -6443,7 +6773,7 @@ func file_berth_api_v1_container_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_api_v1_container_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_berth_api_v1_container_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_berth_api_v1_container_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_berth_api_v1_container_proto_goTypes = []any{
 	(PullPolicy)(0),               // 0: berth.api.v1.PullPolicy
 	(MountType)(0),                // 1: berth.api.v1.MountType
@@ -6514,159 +6844,170 @@ var file_berth_api_v1_container_proto_goTypes = []any{
 	(*ExecResponse)(nil),          // 66: berth.api.v1.ExecResponse
 	(*DiffRequest)(nil),           // 67: berth.api.v1.DiffRequest
 	(*DiffResponse)(nil),          // 68: berth.api.v1.DiffResponse
-	(*FileChange)(nil),            // 69: berth.api.v1.FileChange
-	(*JobProgress)(nil),           // 70: berth.api.v1.JobProgress
-	(*RegistryAuth)(nil),          // 71: berth.api.v1.RegistryAuth
-	nil,                           // 72: berth.api.v1.ContainerSpec.LabelsEntry
-	nil,                           // 73: berth.api.v1.ContainerSpec.SysctlsEntry
-	nil,                           // 74: berth.api.v1.ContainerSpec.AnnotationsEntry
-	(*RunRequest_Open)(nil),       // 75: berth.api.v1.RunRequest.Open
-	(*RunResponse_Created)(nil),   // 76: berth.api.v1.RunResponse.Created
-	(*RunResponse_Started)(nil),   // 77: berth.api.v1.RunResponse.Started
-	(*CreateResponse_Result)(nil), // 78: berth.api.v1.CreateResponse.Result
-	nil,                           // 79: berth.api.v1.ContainerSummary.LabelsEntry
-	nil,                           // 80: berth.api.v1.Container.LabelsEntry
-	(*AttachRequest_Open)(nil),    // 81: berth.api.v1.AttachRequest.Open
-	(*ExecRequest_Open)(nil),      // 82: berth.api.v1.ExecRequest.Open
-	(*ExecResponse_Started)(nil),  // 83: berth.api.v1.ExecResponse.Started
-	(*durationpb.Duration)(nil),   // 84: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 85: google.protobuf.Timestamp
+	(*CommitRequest)(nil),         // 69: berth.api.v1.CommitRequest
+	(*CommitResponse)(nil),        // 70: berth.api.v1.CommitResponse
+	(*ExportRequest)(nil),         // 71: berth.api.v1.ExportRequest
+	(*ExportResponse)(nil),        // 72: berth.api.v1.ExportResponse
+	(*FileChange)(nil),            // 73: berth.api.v1.FileChange
+	(*JobProgress)(nil),           // 74: berth.api.v1.JobProgress
+	(*RegistryAuth)(nil),          // 75: berth.api.v1.RegistryAuth
+	nil,                           // 76: berth.api.v1.ContainerSpec.LabelsEntry
+	nil,                           // 77: berth.api.v1.ContainerSpec.SysctlsEntry
+	nil,                           // 78: berth.api.v1.ContainerSpec.AnnotationsEntry
+	(*RunRequest_Open)(nil),       // 79: berth.api.v1.RunRequest.Open
+	(*RunResponse_Created)(nil),   // 80: berth.api.v1.RunResponse.Created
+	(*RunResponse_Started)(nil),   // 81: berth.api.v1.RunResponse.Started
+	(*CreateResponse_Result)(nil), // 82: berth.api.v1.CreateResponse.Result
+	nil,                           // 83: berth.api.v1.ContainerSummary.LabelsEntry
+	nil,                           // 84: berth.api.v1.Container.LabelsEntry
+	(*AttachRequest_Open)(nil),    // 85: berth.api.v1.AttachRequest.Open
+	(*ExecRequest_Open)(nil),      // 86: berth.api.v1.ExecRequest.Open
+	(*ExecResponse_Started)(nil),  // 87: berth.api.v1.ExecResponse.Started
+	(*CommitResponse_Result)(nil), // 88: berth.api.v1.CommitResponse.Result
+	(*durationpb.Duration)(nil),   // 89: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 90: google.protobuf.Timestamp
 }
 var file_berth_api_v1_container_proto_depIdxs = []int32{
-	72,  // 0: berth.api.v1.ContainerSpec.labels:type_name -> berth.api.v1.ContainerSpec.LabelsEntry
-	84,  // 1: berth.api.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	76,  // 0: berth.api.v1.ContainerSpec.labels:type_name -> berth.api.v1.ContainerSpec.LabelsEntry
+	89,  // 1: berth.api.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
 	7,   // 2: berth.api.v1.ContainerSpec.resources:type_name -> berth.api.v1.Resources
 	8,   // 3: berth.api.v1.ContainerSpec.security:type_name -> berth.api.v1.Security
 	9,   // 4: berth.api.v1.ContainerSpec.mounts:type_name -> berth.api.v1.MountSpec
 	10,  // 5: berth.api.v1.ContainerSpec.network:type_name -> berth.api.v1.NetworkSpec
 	12,  // 6: berth.api.v1.ContainerSpec.ulimits:type_name -> berth.api.v1.Ulimit
-	73,  // 7: berth.api.v1.ContainerSpec.sysctls:type_name -> berth.api.v1.ContainerSpec.SysctlsEntry
+	77,  // 7: berth.api.v1.ContainerSpec.sysctls:type_name -> berth.api.v1.ContainerSpec.SysctlsEntry
 	13,  // 8: berth.api.v1.ContainerSpec.log:type_name -> berth.api.v1.LogSpec
 	14,  // 9: berth.api.v1.ContainerSpec.restart:type_name -> berth.api.v1.RestartPolicy
 	0,   // 10: berth.api.v1.ContainerSpec.pull:type_name -> berth.api.v1.PullPolicy
-	74,  // 11: berth.api.v1.ContainerSpec.annotations:type_name -> berth.api.v1.ContainerSpec.AnnotationsEntry
+	78,  // 11: berth.api.v1.ContainerSpec.annotations:type_name -> berth.api.v1.ContainerSpec.AnnotationsEntry
 	15,  // 12: berth.api.v1.ContainerSpec.terminal_size:type_name -> berth.api.v1.TerminalSize
 	1,   // 13: berth.api.v1.MountSpec.type:type_name -> berth.api.v1.MountType
 	11,  // 14: berth.api.v1.NetworkSpec.ports:type_name -> berth.api.v1.PortMapping
 	4,   // 15: berth.api.v1.OutputChunk.stream:type_name -> berth.api.v1.OutputChunk.Stream
-	85,  // 16: berth.api.v1.ExitStatus.exited_at:type_name -> google.protobuf.Timestamp
-	75,  // 17: berth.api.v1.RunRequest.open:type_name -> berth.api.v1.RunRequest.Open
+	90,  // 16: berth.api.v1.ExitStatus.exited_at:type_name -> google.protobuf.Timestamp
+	79,  // 17: berth.api.v1.RunRequest.open:type_name -> berth.api.v1.RunRequest.Open
 	15,  // 18: berth.api.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	70,  // 19: berth.api.v1.RunResponse.progress:type_name -> berth.api.v1.JobProgress
-	76,  // 20: berth.api.v1.RunResponse.created:type_name -> berth.api.v1.RunResponse.Created
-	77,  // 21: berth.api.v1.RunResponse.started:type_name -> berth.api.v1.RunResponse.Started
+	74,  // 19: berth.api.v1.RunResponse.progress:type_name -> berth.api.v1.JobProgress
+	80,  // 20: berth.api.v1.RunResponse.created:type_name -> berth.api.v1.RunResponse.Created
+	81,  // 21: berth.api.v1.RunResponse.started:type_name -> berth.api.v1.RunResponse.Started
 	17,  // 22: berth.api.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
 	18,  // 23: berth.api.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	84,  // 24: berth.api.v1.TraceStep.offset:type_name -> google.protobuf.Duration
-	84,  // 25: berth.api.v1.TraceStep.duration:type_name -> google.protobuf.Duration
+	89,  // 24: berth.api.v1.TraceStep.offset:type_name -> google.protobuf.Duration
+	89,  // 25: berth.api.v1.TraceStep.duration:type_name -> google.protobuf.Duration
 	6,   // 26: berth.api.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
-	71,  // 27: berth.api.v1.CreateRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	70,  // 28: berth.api.v1.CreateResponse.progress:type_name -> berth.api.v1.JobProgress
-	78,  // 29: berth.api.v1.CreateResponse.result:type_name -> berth.api.v1.CreateResponse.Result
+	75,  // 27: berth.api.v1.CreateRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	74,  // 28: berth.api.v1.CreateResponse.progress:type_name -> berth.api.v1.JobProgress
+	82,  // 29: berth.api.v1.CreateResponse.result:type_name -> berth.api.v1.CreateResponse.Result
 	21,  // 30: berth.api.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	84,  // 31: berth.api.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	84,  // 32: berth.api.v1.RestartRequest.timeout:type_name -> google.protobuf.Duration
+	89,  // 31: berth.api.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	89,  // 32: berth.api.v1.RestartRequest.timeout:type_name -> google.protobuf.Duration
 	7,   // 33: berth.api.v1.UpdateRequest.resources:type_name -> berth.api.v1.Resources
 	14,  // 34: berth.api.v1.UpdateRequest.restart:type_name -> berth.api.v1.RestartPolicy
 	46,  // 35: berth.api.v1.ListResponse.containers:type_name -> berth.api.v1.ContainerSummary
-	85,  // 36: berth.api.v1.ContainerSummary.created_at:type_name -> google.protobuf.Timestamp
+	90,  // 36: berth.api.v1.ContainerSummary.created_at:type_name -> google.protobuf.Timestamp
 	2,   // 37: berth.api.v1.ContainerSummary.state:type_name -> berth.api.v1.ContainerState
 	11,  // 38: berth.api.v1.ContainerSummary.ports:type_name -> berth.api.v1.PortMapping
-	79,  // 39: berth.api.v1.ContainerSummary.labels:type_name -> berth.api.v1.ContainerSummary.LabelsEntry
+	83,  // 39: berth.api.v1.ContainerSummary.labels:type_name -> berth.api.v1.ContainerSummary.LabelsEntry
 	47,  // 40: berth.api.v1.ContainerSummary.mounts:type_name -> berth.api.v1.MountPoint
 	18,  // 41: berth.api.v1.ContainerSummary.exit:type_name -> berth.api.v1.ExitStatus
-	85,  // 42: berth.api.v1.ContainerSummary.started_at:type_name -> google.protobuf.Timestamp
+	90,  // 42: berth.api.v1.ContainerSummary.started_at:type_name -> google.protobuf.Timestamp
 	1,   // 43: berth.api.v1.MountPoint.type:type_name -> berth.api.v1.MountType
 	50,  // 44: berth.api.v1.InspectResponse.container:type_name -> berth.api.v1.Container
 	6,   // 45: berth.api.v1.Container.spec:type_name -> berth.api.v1.ContainerSpec
-	85,  // 46: berth.api.v1.Container.created_at:type_name -> google.protobuf.Timestamp
-	85,  // 47: berth.api.v1.Container.started_at:type_name -> google.protobuf.Timestamp
+	90,  // 46: berth.api.v1.Container.created_at:type_name -> google.protobuf.Timestamp
+	90,  // 47: berth.api.v1.Container.started_at:type_name -> google.protobuf.Timestamp
 	2,   // 48: berth.api.v1.Container.state:type_name -> berth.api.v1.ContainerState
 	18,  // 49: berth.api.v1.Container.exit:type_name -> berth.api.v1.ExitStatus
 	47,  // 50: berth.api.v1.Container.mounts:type_name -> berth.api.v1.MountPoint
 	52,  // 51: berth.api.v1.Container.endpoints:type_name -> berth.api.v1.EndpointInfo
 	21,  // 52: berth.api.v1.Container.trace:type_name -> berth.api.v1.TraceStep
-	80,  // 53: berth.api.v1.Container.labels:type_name -> berth.api.v1.Container.LabelsEntry
+	84,  // 53: berth.api.v1.Container.labels:type_name -> berth.api.v1.Container.LabelsEntry
 	51,  // 54: berth.api.v1.Container.execs:type_name -> berth.api.v1.ExecInfo
 	11,  // 55: berth.api.v1.EndpointInfo.ports:type_name -> berth.api.v1.PortMapping
 	3,   // 56: berth.api.v1.WaitRequest.condition:type_name -> berth.api.v1.WaitCondition
 	18,  // 57: berth.api.v1.WaitResponse.exit:type_name -> berth.api.v1.ExitStatus
-	85,  // 58: berth.api.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	85,  // 59: berth.api.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	90,  // 58: berth.api.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	90,  // 59: berth.api.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
 	4,   // 60: berth.api.v1.LogsResponse.stream:type_name -> berth.api.v1.OutputChunk.Stream
-	85,  // 61: berth.api.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	90,  // 61: berth.api.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	59,  // 62: berth.api.v1.StatsResponse.stats:type_name -> berth.api.v1.ContainerStats
-	85,  // 63: berth.api.v1.ContainerStats.time:type_name -> google.protobuf.Timestamp
-	84,  // 64: berth.api.v1.ContainerStats.cpu_time:type_name -> google.protobuf.Duration
-	84,  // 65: berth.api.v1.ContainerStats.cpu_throttled_time:type_name -> google.protobuf.Duration
+	90,  // 63: berth.api.v1.ContainerStats.time:type_name -> google.protobuf.Timestamp
+	89,  // 64: berth.api.v1.ContainerStats.cpu_time:type_name -> google.protobuf.Duration
+	89,  // 65: berth.api.v1.ContainerStats.cpu_throttled_time:type_name -> google.protobuf.Duration
 	62,  // 66: berth.api.v1.TopResponse.processes:type_name -> berth.api.v1.TopProcess
-	81,  // 67: berth.api.v1.AttachRequest.open:type_name -> berth.api.v1.AttachRequest.Open
+	85,  // 67: berth.api.v1.AttachRequest.open:type_name -> berth.api.v1.AttachRequest.Open
 	15,  // 68: berth.api.v1.AttachRequest.resize:type_name -> berth.api.v1.TerminalSize
 	17,  // 69: berth.api.v1.AttachResponse.output:type_name -> berth.api.v1.OutputChunk
 	18,  // 70: berth.api.v1.AttachResponse.exited:type_name -> berth.api.v1.ExitStatus
-	82,  // 71: berth.api.v1.ExecRequest.open:type_name -> berth.api.v1.ExecRequest.Open
+	86,  // 71: berth.api.v1.ExecRequest.open:type_name -> berth.api.v1.ExecRequest.Open
 	15,  // 72: berth.api.v1.ExecRequest.resize:type_name -> berth.api.v1.TerminalSize
-	83,  // 73: berth.api.v1.ExecResponse.started:type_name -> berth.api.v1.ExecResponse.Started
+	87,  // 73: berth.api.v1.ExecResponse.started:type_name -> berth.api.v1.ExecResponse.Started
 	17,  // 74: berth.api.v1.ExecResponse.output:type_name -> berth.api.v1.OutputChunk
 	18,  // 75: berth.api.v1.ExecResponse.exited:type_name -> berth.api.v1.ExitStatus
-	69,  // 76: berth.api.v1.DiffResponse.changes:type_name -> berth.api.v1.FileChange
-	5,   // 77: berth.api.v1.FileChange.kind:type_name -> berth.api.v1.FileChange.Kind
-	6,   // 78: berth.api.v1.RunRequest.Open.spec:type_name -> berth.api.v1.ContainerSpec
-	16,  // 79: berth.api.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	71,  // 80: berth.api.v1.RunRequest.Open.auth:type_name -> berth.api.v1.RegistryAuth
-	21,  // 81: berth.api.v1.RunResponse.Started.trace:type_name -> berth.api.v1.TraceStep
-	16,  // 82: berth.api.v1.AttachRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	15,  // 83: berth.api.v1.AttachRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
-	16,  // 84: berth.api.v1.ExecRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	15,  // 85: berth.api.v1.ExecRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
-	21,  // 86: berth.api.v1.ExecResponse.Started.trace:type_name -> berth.api.v1.TraceStep
-	19,  // 87: berth.api.v1.ContainerService.Run:input_type -> berth.api.v1.RunRequest
-	22,  // 88: berth.api.v1.ContainerService.Create:input_type -> berth.api.v1.CreateRequest
-	24,  // 89: berth.api.v1.ContainerService.Start:input_type -> berth.api.v1.StartRequest
-	26,  // 90: berth.api.v1.ContainerService.Stop:input_type -> berth.api.v1.StopRequest
-	28,  // 91: berth.api.v1.ContainerService.Restart:input_type -> berth.api.v1.RestartRequest
-	30,  // 92: berth.api.v1.ContainerService.Remove:input_type -> berth.api.v1.RemoveRequest
-	32,  // 93: berth.api.v1.ContainerService.Prune:input_type -> berth.api.v1.PruneRequest
-	34,  // 94: berth.api.v1.ContainerService.Kill:input_type -> berth.api.v1.KillRequest
-	36,  // 95: berth.api.v1.ContainerService.Pause:input_type -> berth.api.v1.PauseRequest
-	38,  // 96: berth.api.v1.ContainerService.Unpause:input_type -> berth.api.v1.UnpauseRequest
-	40,  // 97: berth.api.v1.ContainerService.Rename:input_type -> berth.api.v1.RenameRequest
-	42,  // 98: berth.api.v1.ContainerService.Update:input_type -> berth.api.v1.UpdateRequest
-	44,  // 99: berth.api.v1.ContainerService.List:input_type -> berth.api.v1.ListRequest
-	48,  // 100: berth.api.v1.ContainerService.Inspect:input_type -> berth.api.v1.InspectRequest
-	53,  // 101: berth.api.v1.ContainerService.Wait:input_type -> berth.api.v1.WaitRequest
-	55,  // 102: berth.api.v1.ContainerService.Logs:input_type -> berth.api.v1.LogsRequest
-	57,  // 103: berth.api.v1.ContainerService.Stats:input_type -> berth.api.v1.StatsRequest
-	60,  // 104: berth.api.v1.ContainerService.Top:input_type -> berth.api.v1.TopRequest
-	63,  // 105: berth.api.v1.ContainerService.Attach:input_type -> berth.api.v1.AttachRequest
-	65,  // 106: berth.api.v1.ContainerService.Exec:input_type -> berth.api.v1.ExecRequest
-	67,  // 107: berth.api.v1.ContainerService.Diff:input_type -> berth.api.v1.DiffRequest
-	20,  // 108: berth.api.v1.ContainerService.Run:output_type -> berth.api.v1.RunResponse
-	23,  // 109: berth.api.v1.ContainerService.Create:output_type -> berth.api.v1.CreateResponse
-	25,  // 110: berth.api.v1.ContainerService.Start:output_type -> berth.api.v1.StartResponse
-	27,  // 111: berth.api.v1.ContainerService.Stop:output_type -> berth.api.v1.StopResponse
-	29,  // 112: berth.api.v1.ContainerService.Restart:output_type -> berth.api.v1.RestartResponse
-	31,  // 113: berth.api.v1.ContainerService.Remove:output_type -> berth.api.v1.RemoveResponse
-	33,  // 114: berth.api.v1.ContainerService.Prune:output_type -> berth.api.v1.PruneResponse
-	35,  // 115: berth.api.v1.ContainerService.Kill:output_type -> berth.api.v1.KillResponse
-	37,  // 116: berth.api.v1.ContainerService.Pause:output_type -> berth.api.v1.PauseResponse
-	39,  // 117: berth.api.v1.ContainerService.Unpause:output_type -> berth.api.v1.UnpauseResponse
-	41,  // 118: berth.api.v1.ContainerService.Rename:output_type -> berth.api.v1.RenameResponse
-	43,  // 119: berth.api.v1.ContainerService.Update:output_type -> berth.api.v1.UpdateResponse
-	45,  // 120: berth.api.v1.ContainerService.List:output_type -> berth.api.v1.ListResponse
-	49,  // 121: berth.api.v1.ContainerService.Inspect:output_type -> berth.api.v1.InspectResponse
-	54,  // 122: berth.api.v1.ContainerService.Wait:output_type -> berth.api.v1.WaitResponse
-	56,  // 123: berth.api.v1.ContainerService.Logs:output_type -> berth.api.v1.LogsResponse
-	58,  // 124: berth.api.v1.ContainerService.Stats:output_type -> berth.api.v1.StatsResponse
-	61,  // 125: berth.api.v1.ContainerService.Top:output_type -> berth.api.v1.TopResponse
-	64,  // 126: berth.api.v1.ContainerService.Attach:output_type -> berth.api.v1.AttachResponse
-	66,  // 127: berth.api.v1.ContainerService.Exec:output_type -> berth.api.v1.ExecResponse
-	68,  // 128: berth.api.v1.ContainerService.Diff:output_type -> berth.api.v1.DiffResponse
-	108, // [108:129] is the sub-list for method output_type
-	87,  // [87:108] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	73,  // 76: berth.api.v1.DiffResponse.changes:type_name -> berth.api.v1.FileChange
+	74,  // 77: berth.api.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
+	88,  // 78: berth.api.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
+	5,   // 79: berth.api.v1.FileChange.kind:type_name -> berth.api.v1.FileChange.Kind
+	6,   // 80: berth.api.v1.RunRequest.Open.spec:type_name -> berth.api.v1.ContainerSpec
+	16,  // 81: berth.api.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	75,  // 82: berth.api.v1.RunRequest.Open.auth:type_name -> berth.api.v1.RegistryAuth
+	21,  // 83: berth.api.v1.RunResponse.Started.trace:type_name -> berth.api.v1.TraceStep
+	16,  // 84: berth.api.v1.AttachRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	15,  // 85: berth.api.v1.AttachRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
+	16,  // 86: berth.api.v1.ExecRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	15,  // 87: berth.api.v1.ExecRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
+	21,  // 88: berth.api.v1.ExecResponse.Started.trace:type_name -> berth.api.v1.TraceStep
+	19,  // 89: berth.api.v1.ContainerService.Run:input_type -> berth.api.v1.RunRequest
+	22,  // 90: berth.api.v1.ContainerService.Create:input_type -> berth.api.v1.CreateRequest
+	24,  // 91: berth.api.v1.ContainerService.Start:input_type -> berth.api.v1.StartRequest
+	26,  // 92: berth.api.v1.ContainerService.Stop:input_type -> berth.api.v1.StopRequest
+	28,  // 93: berth.api.v1.ContainerService.Restart:input_type -> berth.api.v1.RestartRequest
+	30,  // 94: berth.api.v1.ContainerService.Remove:input_type -> berth.api.v1.RemoveRequest
+	32,  // 95: berth.api.v1.ContainerService.Prune:input_type -> berth.api.v1.PruneRequest
+	34,  // 96: berth.api.v1.ContainerService.Kill:input_type -> berth.api.v1.KillRequest
+	36,  // 97: berth.api.v1.ContainerService.Pause:input_type -> berth.api.v1.PauseRequest
+	38,  // 98: berth.api.v1.ContainerService.Unpause:input_type -> berth.api.v1.UnpauseRequest
+	40,  // 99: berth.api.v1.ContainerService.Rename:input_type -> berth.api.v1.RenameRequest
+	42,  // 100: berth.api.v1.ContainerService.Update:input_type -> berth.api.v1.UpdateRequest
+	44,  // 101: berth.api.v1.ContainerService.List:input_type -> berth.api.v1.ListRequest
+	48,  // 102: berth.api.v1.ContainerService.Inspect:input_type -> berth.api.v1.InspectRequest
+	53,  // 103: berth.api.v1.ContainerService.Wait:input_type -> berth.api.v1.WaitRequest
+	55,  // 104: berth.api.v1.ContainerService.Logs:input_type -> berth.api.v1.LogsRequest
+	57,  // 105: berth.api.v1.ContainerService.Stats:input_type -> berth.api.v1.StatsRequest
+	60,  // 106: berth.api.v1.ContainerService.Top:input_type -> berth.api.v1.TopRequest
+	63,  // 107: berth.api.v1.ContainerService.Attach:input_type -> berth.api.v1.AttachRequest
+	65,  // 108: berth.api.v1.ContainerService.Exec:input_type -> berth.api.v1.ExecRequest
+	67,  // 109: berth.api.v1.ContainerService.Diff:input_type -> berth.api.v1.DiffRequest
+	69,  // 110: berth.api.v1.ContainerService.Commit:input_type -> berth.api.v1.CommitRequest
+	71,  // 111: berth.api.v1.ContainerService.Export:input_type -> berth.api.v1.ExportRequest
+	20,  // 112: berth.api.v1.ContainerService.Run:output_type -> berth.api.v1.RunResponse
+	23,  // 113: berth.api.v1.ContainerService.Create:output_type -> berth.api.v1.CreateResponse
+	25,  // 114: berth.api.v1.ContainerService.Start:output_type -> berth.api.v1.StartResponse
+	27,  // 115: berth.api.v1.ContainerService.Stop:output_type -> berth.api.v1.StopResponse
+	29,  // 116: berth.api.v1.ContainerService.Restart:output_type -> berth.api.v1.RestartResponse
+	31,  // 117: berth.api.v1.ContainerService.Remove:output_type -> berth.api.v1.RemoveResponse
+	33,  // 118: berth.api.v1.ContainerService.Prune:output_type -> berth.api.v1.PruneResponse
+	35,  // 119: berth.api.v1.ContainerService.Kill:output_type -> berth.api.v1.KillResponse
+	37,  // 120: berth.api.v1.ContainerService.Pause:output_type -> berth.api.v1.PauseResponse
+	39,  // 121: berth.api.v1.ContainerService.Unpause:output_type -> berth.api.v1.UnpauseResponse
+	41,  // 122: berth.api.v1.ContainerService.Rename:output_type -> berth.api.v1.RenameResponse
+	43,  // 123: berth.api.v1.ContainerService.Update:output_type -> berth.api.v1.UpdateResponse
+	45,  // 124: berth.api.v1.ContainerService.List:output_type -> berth.api.v1.ListResponse
+	49,  // 125: berth.api.v1.ContainerService.Inspect:output_type -> berth.api.v1.InspectResponse
+	54,  // 126: berth.api.v1.ContainerService.Wait:output_type -> berth.api.v1.WaitResponse
+	56,  // 127: berth.api.v1.ContainerService.Logs:output_type -> berth.api.v1.LogsResponse
+	58,  // 128: berth.api.v1.ContainerService.Stats:output_type -> berth.api.v1.StatsResponse
+	61,  // 129: berth.api.v1.ContainerService.Top:output_type -> berth.api.v1.TopResponse
+	64,  // 130: berth.api.v1.ContainerService.Attach:output_type -> berth.api.v1.AttachResponse
+	66,  // 131: berth.api.v1.ContainerService.Exec:output_type -> berth.api.v1.ExecResponse
+	68,  // 132: berth.api.v1.ContainerService.Diff:output_type -> berth.api.v1.DiffResponse
+	70,  // 133: berth.api.v1.ContainerService.Commit:output_type -> berth.api.v1.CommitResponse
+	72,  // 134: berth.api.v1.ContainerService.Export:output_type -> berth.api.v1.ExportResponse
+	112, // [112:135] is the sub-list for method output_type
+	89,  // [89:112] is the sub-list for method input_type
+	89,  // [89:89] is the sub-list for extension type_name
+	89,  // [89:89] is the sub-list for extension extendee
+	0,   // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_container_proto_init() }
@@ -6715,13 +7056,17 @@ func file_berth_api_v1_container_proto_init() {
 		(*ExecResponse_Output)(nil),
 		(*ExecResponse_Exited)(nil),
 	}
+	file_berth_api_v1_container_proto_msgTypes[64].OneofWrappers = []any{
+		(*CommitResponse_Progress)(nil),
+		(*CommitResponse_Result_)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_container_proto_rawDesc), len(file_berth_api_v1_container_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   78,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

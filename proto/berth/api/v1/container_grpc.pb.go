@@ -49,6 +49,8 @@ const (
 	ContainerService_Attach_FullMethodName  = "/berth.api.v1.ContainerService/Attach"
 	ContainerService_Exec_FullMethodName    = "/berth.api.v1.ContainerService/Exec"
 	ContainerService_Diff_FullMethodName    = "/berth.api.v1.ContainerService/Diff"
+	ContainerService_Commit_FullMethodName  = "/berth.api.v1.ContainerService/Commit"
+	ContainerService_Export_FullMethodName  = "/berth.api.v1.ContainerService/Export"
 )
 
 // ContainerServiceClient is the client API for ContainerService service.
@@ -115,6 +117,12 @@ type ContainerServiceClient interface {
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
 	// What changed in the root file system against the image. Forwarded to imaged.
 	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
+	// Makes an image of what a container changed in its image. A job; it ends with the client. Streams progress, last the
+	// result. Codes: NOT_FOUND (container), INVALID_ARGUMENT (reference, change), UNIMPLEMENTED (a graph driver that
+	// cannot tell what changed), RESOURCE_EXHAUSTED (disk).
+	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitResponse], error)
+	// Writes the root file system of a container, without what is mounted in it, as one tar stream.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error)
 }
 
 type containerServiceClient struct {
@@ -371,6 +379,44 @@ func (c *containerServiceClient) Diff(ctx context.Context, in *DiffRequest, opts
 	return out, nil
 }
 
+func (c *containerServiceClient) Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ContainerService_ServiceDesc.Streams[6], ContainerService_Commit_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CommitRequest, CommitResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ContainerService_CommitClient = grpc.ServerStreamingClient[CommitResponse]
+
+func (c *containerServiceClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ContainerService_ServiceDesc.Streams[7], ContainerService_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportRequest, ExportResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ContainerService_ExportClient = grpc.ServerStreamingClient[ExportResponse]
+
 // ContainerServiceServer is the server API for ContainerService service.
 // All implementations must embed UnimplementedContainerServiceServer
 // for forward compatibility.
@@ -435,6 +481,12 @@ type ContainerServiceServer interface {
 	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
 	// What changed in the root file system against the image. Forwarded to imaged.
 	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
+	// Makes an image of what a container changed in its image. A job; it ends with the client. Streams progress, last the
+	// result. Codes: NOT_FOUND (container), INVALID_ARGUMENT (reference, change), UNIMPLEMENTED (a graph driver that
+	// cannot tell what changed), RESOURCE_EXHAUSTED (disk).
+	Commit(*CommitRequest, grpc.ServerStreamingServer[CommitResponse]) error
+	// Writes the root file system of a container, without what is mounted in it, as one tar stream.
+	Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error
 	mustEmbedUnimplementedContainerServiceServer()
 }
 
@@ -507,6 +559,12 @@ func (UnimplementedContainerServiceServer) Exec(grpc.BidiStreamingServer[ExecReq
 }
 func (UnimplementedContainerServiceServer) Diff(context.Context, *DiffRequest) (*DiffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
+}
+func (UnimplementedContainerServiceServer) Commit(*CommitRequest, grpc.ServerStreamingServer[CommitResponse]) error {
+	return status.Error(codes.Unimplemented, "method Commit not implemented")
+}
+func (UnimplementedContainerServiceServer) Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedContainerServiceServer) mustEmbedUnimplementedContainerServiceServer() {}
 func (UnimplementedContainerServiceServer) testEmbeddedByValue()                          {}
@@ -853,6 +911,28 @@ func _ContainerService_Diff_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ContainerService_Commit_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CommitRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainerServiceServer).Commit(m, &grpc.GenericServerStream[CommitRequest, CommitResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ContainerService_CommitServer = grpc.ServerStreamingServer[CommitResponse]
+
+func _ContainerService_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainerServiceServer).Export(m, &grpc.GenericServerStream[ExportRequest, ExportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ContainerService_ExportServer = grpc.ServerStreamingServer[ExportResponse]
+
 // ContainerService_ServiceDesc is the grpc.ServiceDesc for ContainerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -954,6 +1034,16 @@ var ContainerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _ContainerService_Exec_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Commit",
+			Handler:       _ContainerService_Commit_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _ContainerService_Export_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "berth/api/v1/container.proto",

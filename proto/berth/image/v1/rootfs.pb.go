@@ -1010,6 +1010,240 @@ func (x *ChangesResponse) GetChanges() []*v1.FileChange {
 	return nil
 }
 
+type CommitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the client asked; `container` is the id.
+	Commit *v1.CommitRequest `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
+	// What the container was started with: set fields replace the image's, env and labels are added to them, and an
+	// entrypoint replaces the image's command as well. An entrypoint of one empty string clears it.
+	Config *v1.ImageConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	// For the history.
+	CreatedBy     string `protobuf:"bytes,3,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CommitRequest) GetCommit() *v1.CommitRequest {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetConfig() *v1.ImageConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+type CommitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CommitResponse_Progress
+	//	*CommitResponse_Result
+	Message       isCommitResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CommitResponse) GetMessage() isCommitResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetProgress() *v1.JobProgress {
+	if x != nil {
+		if x, ok := x.Message.(*CommitResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetResult() *v1.CommitResponse_Result {
+	if x != nil {
+		if x, ok := x.Message.(*CommitResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isCommitResponse_Message interface {
+	isCommitResponse_Message()
+}
+
+type CommitResponse_Progress struct {
+	Progress *v1.JobProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CommitResponse_Result struct {
+	Result *v1.CommitResponse_Result `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*CommitResponse_Progress) isCommitResponse_Message() {}
+
+func (*CommitResponse_Result) isCommitResponse_Message() {}
+
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ExportRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExportResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_berth_image_v1_rootfs_proto protoreflect.FileDescriptor
 
 const file_berth_image_v1_rootfs_proto_rawDesc = "" +
@@ -1080,15 +1314,30 @@ const file_berth_image_v1_rootfs_proto_rawDesc = "" +
 	"\x0eChangesRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"E\n" +
 	"\x0fChangesResponse\x122\n" +
-	"\achanges\x18\x01 \x03(\v2\x18.berth.api.v1.FileChangeR\achanges2\xaa\x02\n" +
+	"\achanges\x18\x01 \x03(\v2\x18.berth.api.v1.FileChangeR\achanges\"\x96\x01\n" +
+	"\rCommitRequest\x123\n" +
+	"\x06commit\x18\x01 \x01(\v2\x1b.berth.api.v1.CommitRequestR\x06commit\x121\n" +
+	"\x06config\x18\x02 \x01(\v2\x19.berth.api.v1.ImageConfigR\x06config\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\x93\x01\n" +
+	"\x0eCommitResponse\x127\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12=\n" +
+	"\x06result\x18\x02 \x01(\v2#.berth.api.v1.CommitResponse.ResultH\x00R\x06resultB\t\n" +
+	"\amessage\"2\n" +
+	"\rExportRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"$\n" +
+	"\x0eExportResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xaa\x02\n" +
 	"\rRootfsService\x12J\n" +
 	"\aPrepare\x12\x1e.berth.image.v1.PrepareRequest\x1a\x1f.berth.image.v1.PrepareResponse\x12>\n" +
 	"\x03Get\x12\x1a.berth.image.v1.GetRequest\x1a\x1b.berth.image.v1.GetResponse\x12J\n" +
 	"\aRelease\x12\x1e.berth.image.v1.ReleaseRequest\x1a\x1f.berth.image.v1.ReleaseResponse\x12A\n" +
-	"\x04List\x12\x1b.berth.image.v1.ListRequest\x1a\x1c.berth.image.v1.ListResponse2\xa0\x01\n" +
+	"\x04List\x12\x1b.berth.image.v1.ListRequest\x1a\x1c.berth.image.v1.ListResponse2\xb6\x02\n" +
 	"\fStoreService\x12D\n" +
 	"\x05Usage\x12\x1c.berth.image.v1.UsageRequest\x1a\x1d.berth.image.v1.UsageResponse\x12J\n" +
-	"\aChanges\x12\x1e.berth.image.v1.ChangesRequest\x1a\x1f.berth.image.v1.ChangesResponseB$Z\"berth/proto/berth/image/v1;imagev1b\x06proto3"
+	"\aChanges\x12\x1e.berth.image.v1.ChangesRequest\x1a\x1f.berth.image.v1.ChangesResponse\x12I\n" +
+	"\x06Commit\x12\x1d.berth.image.v1.CommitRequest\x1a\x1e.berth.image.v1.CommitResponse0\x01\x12I\n" +
+	"\x06Export\x12\x1d.berth.image.v1.ExportRequest\x1a\x1e.berth.image.v1.ExportResponse0\x01B$Z\"berth/proto/berth/image/v1;imagev1b\x06proto3"
 
 var (
 	file_berth_image_v1_rootfs_proto_rawDescOnce sync.Once
@@ -1102,54 +1351,69 @@ func file_berth_image_v1_rootfs_proto_rawDescGZIP() []byte {
 	return file_berth_image_v1_rootfs_proto_rawDescData
 }
 
-var file_berth_image_v1_rootfs_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_berth_image_v1_rootfs_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_berth_image_v1_rootfs_proto_goTypes = []any{
-	(*VolumeRequest)(nil),   // 0: berth.image.v1.VolumeRequest
-	(*PrepareRequest)(nil),  // 1: berth.image.v1.PrepareRequest
-	(*PrepareResponse)(nil), // 2: berth.image.v1.PrepareResponse
-	(*Rootfs)(nil),          // 3: berth.image.v1.Rootfs
-	(*MountRecipe)(nil),     // 4: berth.image.v1.MountRecipe
-	(*VolumeMount)(nil),     // 5: berth.image.v1.VolumeMount
-	(*GetRequest)(nil),      // 6: berth.image.v1.GetRequest
-	(*GetResponse)(nil),     // 7: berth.image.v1.GetResponse
-	(*ReleaseRequest)(nil),  // 8: berth.image.v1.ReleaseRequest
-	(*ReleaseResponse)(nil), // 9: berth.image.v1.ReleaseResponse
-	(*ListRequest)(nil),     // 10: berth.image.v1.ListRequest
-	(*ListResponse)(nil),    // 11: berth.image.v1.ListResponse
-	(*RootfsSummary)(nil),   // 12: berth.image.v1.RootfsSummary
-	(*UsageRequest)(nil),    // 13: berth.image.v1.UsageRequest
-	(*UsageResponse)(nil),   // 14: berth.image.v1.UsageResponse
-	(*ChangesRequest)(nil),  // 15: berth.image.v1.ChangesRequest
-	(*ChangesResponse)(nil), // 16: berth.image.v1.ChangesResponse
-	(*v1.ImageConfig)(nil),  // 17: berth.api.v1.ImageConfig
-	(*v1.FileChange)(nil),   // 18: berth.api.v1.FileChange
+	(*VolumeRequest)(nil),            // 0: berth.image.v1.VolumeRequest
+	(*PrepareRequest)(nil),           // 1: berth.image.v1.PrepareRequest
+	(*PrepareResponse)(nil),          // 2: berth.image.v1.PrepareResponse
+	(*Rootfs)(nil),                   // 3: berth.image.v1.Rootfs
+	(*MountRecipe)(nil),              // 4: berth.image.v1.MountRecipe
+	(*VolumeMount)(nil),              // 5: berth.image.v1.VolumeMount
+	(*GetRequest)(nil),               // 6: berth.image.v1.GetRequest
+	(*GetResponse)(nil),              // 7: berth.image.v1.GetResponse
+	(*ReleaseRequest)(nil),           // 8: berth.image.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 9: berth.image.v1.ReleaseResponse
+	(*ListRequest)(nil),              // 10: berth.image.v1.ListRequest
+	(*ListResponse)(nil),             // 11: berth.image.v1.ListResponse
+	(*RootfsSummary)(nil),            // 12: berth.image.v1.RootfsSummary
+	(*UsageRequest)(nil),             // 13: berth.image.v1.UsageRequest
+	(*UsageResponse)(nil),            // 14: berth.image.v1.UsageResponse
+	(*ChangesRequest)(nil),           // 15: berth.image.v1.ChangesRequest
+	(*ChangesResponse)(nil),          // 16: berth.image.v1.ChangesResponse
+	(*CommitRequest)(nil),            // 17: berth.image.v1.CommitRequest
+	(*CommitResponse)(nil),           // 18: berth.image.v1.CommitResponse
+	(*ExportRequest)(nil),            // 19: berth.image.v1.ExportRequest
+	(*ExportResponse)(nil),           // 20: berth.image.v1.ExportResponse
+	(*v1.ImageConfig)(nil),           // 21: berth.api.v1.ImageConfig
+	(*v1.FileChange)(nil),            // 22: berth.api.v1.FileChange
+	(*v1.CommitRequest)(nil),         // 23: berth.api.v1.CommitRequest
+	(*v1.JobProgress)(nil),           // 24: berth.api.v1.JobProgress
+	(*v1.CommitResponse_Result)(nil), // 25: berth.api.v1.CommitResponse.Result
 }
 var file_berth_image_v1_rootfs_proto_depIdxs = []int32{
 	0,  // 0: berth.image.v1.PrepareRequest.volumes:type_name -> berth.image.v1.VolumeRequest
 	3,  // 1: berth.image.v1.PrepareResponse.rootfs:type_name -> berth.image.v1.Rootfs
-	17, // 2: berth.image.v1.Rootfs.config:type_name -> berth.api.v1.ImageConfig
+	21, // 2: berth.image.v1.Rootfs.config:type_name -> berth.api.v1.ImageConfig
 	4,  // 3: berth.image.v1.Rootfs.recipe:type_name -> berth.image.v1.MountRecipe
 	5,  // 4: berth.image.v1.Rootfs.volumes:type_name -> berth.image.v1.VolumeMount
 	3,  // 5: berth.image.v1.GetResponse.rootfs:type_name -> berth.image.v1.Rootfs
 	12, // 6: berth.image.v1.ListResponse.rootfs:type_name -> berth.image.v1.RootfsSummary
-	18, // 7: berth.image.v1.ChangesResponse.changes:type_name -> berth.api.v1.FileChange
-	1,  // 8: berth.image.v1.RootfsService.Prepare:input_type -> berth.image.v1.PrepareRequest
-	6,  // 9: berth.image.v1.RootfsService.Get:input_type -> berth.image.v1.GetRequest
-	8,  // 10: berth.image.v1.RootfsService.Release:input_type -> berth.image.v1.ReleaseRequest
-	10, // 11: berth.image.v1.RootfsService.List:input_type -> berth.image.v1.ListRequest
-	13, // 12: berth.image.v1.StoreService.Usage:input_type -> berth.image.v1.UsageRequest
-	15, // 13: berth.image.v1.StoreService.Changes:input_type -> berth.image.v1.ChangesRequest
-	2,  // 14: berth.image.v1.RootfsService.Prepare:output_type -> berth.image.v1.PrepareResponse
-	7,  // 15: berth.image.v1.RootfsService.Get:output_type -> berth.image.v1.GetResponse
-	9,  // 16: berth.image.v1.RootfsService.Release:output_type -> berth.image.v1.ReleaseResponse
-	11, // 17: berth.image.v1.RootfsService.List:output_type -> berth.image.v1.ListResponse
-	14, // 18: berth.image.v1.StoreService.Usage:output_type -> berth.image.v1.UsageResponse
-	16, // 19: berth.image.v1.StoreService.Changes:output_type -> berth.image.v1.ChangesResponse
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	22, // 7: berth.image.v1.ChangesResponse.changes:type_name -> berth.api.v1.FileChange
+	23, // 8: berth.image.v1.CommitRequest.commit:type_name -> berth.api.v1.CommitRequest
+	21, // 9: berth.image.v1.CommitRequest.config:type_name -> berth.api.v1.ImageConfig
+	24, // 10: berth.image.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
+	25, // 11: berth.image.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
+	1,  // 12: berth.image.v1.RootfsService.Prepare:input_type -> berth.image.v1.PrepareRequest
+	6,  // 13: berth.image.v1.RootfsService.Get:input_type -> berth.image.v1.GetRequest
+	8,  // 14: berth.image.v1.RootfsService.Release:input_type -> berth.image.v1.ReleaseRequest
+	10, // 15: berth.image.v1.RootfsService.List:input_type -> berth.image.v1.ListRequest
+	13, // 16: berth.image.v1.StoreService.Usage:input_type -> berth.image.v1.UsageRequest
+	15, // 17: berth.image.v1.StoreService.Changes:input_type -> berth.image.v1.ChangesRequest
+	17, // 18: berth.image.v1.StoreService.Commit:input_type -> berth.image.v1.CommitRequest
+	19, // 19: berth.image.v1.StoreService.Export:input_type -> berth.image.v1.ExportRequest
+	2,  // 20: berth.image.v1.RootfsService.Prepare:output_type -> berth.image.v1.PrepareResponse
+	7,  // 21: berth.image.v1.RootfsService.Get:output_type -> berth.image.v1.GetResponse
+	9,  // 22: berth.image.v1.RootfsService.Release:output_type -> berth.image.v1.ReleaseResponse
+	11, // 23: berth.image.v1.RootfsService.List:output_type -> berth.image.v1.ListResponse
+	14, // 24: berth.image.v1.StoreService.Usage:output_type -> berth.image.v1.UsageResponse
+	16, // 25: berth.image.v1.StoreService.Changes:output_type -> berth.image.v1.ChangesResponse
+	18, // 26: berth.image.v1.StoreService.Commit:output_type -> berth.image.v1.CommitResponse
+	20, // 27: berth.image.v1.StoreService.Export:output_type -> berth.image.v1.ExportResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_berth_image_v1_rootfs_proto_init() }
@@ -1157,13 +1421,17 @@ func file_berth_image_v1_rootfs_proto_init() {
 	if File_berth_image_v1_rootfs_proto != nil {
 		return
 	}
+	file_berth_image_v1_rootfs_proto_msgTypes[18].OneofWrappers = []any{
+		(*CommitResponse_Progress)(nil),
+		(*CommitResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_image_v1_rootfs_proto_rawDesc), len(file_berth_image_v1_rootfs_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

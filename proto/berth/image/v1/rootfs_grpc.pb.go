@@ -261,6 +261,8 @@ var RootfsService_ServiceDesc = grpc.ServiceDesc{
 const (
 	StoreService_Usage_FullMethodName   = "/berth.image.v1.StoreService/Usage"
 	StoreService_Changes_FullMethodName = "/berth.image.v1.StoreService/Changes"
+	StoreService_Commit_FullMethodName  = "/berth.image.v1.StoreService/Commit"
+	StoreService_Export_FullMethodName  = "/berth.image.v1.StoreService/Export"
 )
 
 // StoreServiceClient is the client API for StoreService service.
@@ -273,6 +275,10 @@ type StoreServiceClient interface {
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
 	// Changes of a container's writable layer.
 	Changes(ctx context.Context, in *ChangesRequest, opts ...grpc.CallOption) (*ChangesResponse, error)
+	// Makes an image of these changes on top of the container's image. Streams progress, last the result.
+	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitResponse], error)
+	// The archive of a container's root file system.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error)
 }
 
 type storeServiceClient struct {
@@ -303,6 +309,44 @@ func (c *storeServiceClient) Changes(ctx context.Context, in *ChangesRequest, op
 	return out, nil
 }
 
+func (c *storeServiceClient) Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StoreService_ServiceDesc.Streams[0], StoreService_Commit_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CommitRequest, CommitResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StoreService_CommitClient = grpc.ServerStreamingClient[CommitResponse]
+
+func (c *storeServiceClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StoreService_ServiceDesc.Streams[1], StoreService_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportRequest, ExportResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StoreService_ExportClient = grpc.ServerStreamingClient[ExportResponse]
+
 // StoreServiceServer is the server API for StoreService service.
 // All implementations must embed UnimplementedStoreServiceServer
 // for forward compatibility.
@@ -313,6 +357,10 @@ type StoreServiceServer interface {
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	// Changes of a container's writable layer.
 	Changes(context.Context, *ChangesRequest) (*ChangesResponse, error)
+	// Makes an image of these changes on top of the container's image. Streams progress, last the result.
+	Commit(*CommitRequest, grpc.ServerStreamingServer[CommitResponse]) error
+	// The archive of a container's root file system.
+	Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error
 	mustEmbedUnimplementedStoreServiceServer()
 }
 
@@ -328,6 +376,12 @@ func (UnimplementedStoreServiceServer) Usage(context.Context, *UsageRequest) (*U
 }
 func (UnimplementedStoreServiceServer) Changes(context.Context, *ChangesRequest) (*ChangesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Changes not implemented")
+}
+func (UnimplementedStoreServiceServer) Commit(*CommitRequest, grpc.ServerStreamingServer[CommitResponse]) error {
+	return status.Error(codes.Unimplemented, "method Commit not implemented")
+}
+func (UnimplementedStoreServiceServer) Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedStoreServiceServer) mustEmbedUnimplementedStoreServiceServer() {}
 func (UnimplementedStoreServiceServer) testEmbeddedByValue()                      {}
@@ -386,6 +440,28 @@ func _StoreService_Changes_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StoreService_Commit_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CommitRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoreServiceServer).Commit(m, &grpc.GenericServerStream[CommitRequest, CommitResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StoreService_CommitServer = grpc.ServerStreamingServer[CommitResponse]
+
+func _StoreService_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoreServiceServer).Export(m, &grpc.GenericServerStream[ExportRequest, ExportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StoreService_ExportServer = grpc.ServerStreamingServer[ExportResponse]
+
 // StoreService_ServiceDesc is the grpc.ServiceDesc for StoreService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -402,6 +478,17 @@ var StoreService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _StoreService_Changes_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Commit",
+			Handler:       _StoreService_Commit_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _StoreService_Export_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "berth/image/v1/rootfs.proto",
 }

@@ -48,6 +48,9 @@ func Run(t *testing.T, open Open) {
 		"Concurrency": testConcurrency,
 		"CopyOut":     testCopyOut,
 		"Changes":     testChanges,
+		"WriteTree":   testWriteTree,
+		"WriteLayer":  testWriteLayer,
+		"S09Race":     testS09Race,
 		"Refusal":     testRefusal,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newRig(t, open)) })
@@ -246,13 +249,47 @@ func tree(root string) []string {
 	return all
 }
 
-// expect mounts the stack and compares its tree.
+// expect mounts the stack and compares its tree, and that of its archive.
 func (r *rig) expect(layers []graph.Layer, want ...string) {
 	r.Helper()
 	slices.Sort(want)
-	r.mounted(r.prepare(layers...), func(root string) {
+	recipe := r.prepare(layers...)
+	r.mounted(recipe, func(root string) {
 		if got := tree(root); !slices.Equal(got, want) {
 			r.Errorf("got  %q\nwant %q", got, want)
 		}
 	})
+	if got := tree(r.extracted(r.writeTree(recipe, layers))); !slices.Equal(got, want) {
+		r.Errorf("archive has %q\nwant        %q", got, want)
+	}
+}
+
+// dirOf is the directory that recipe was prepared in.
+func dirOf(recipe graph.Recipe) string { return filepath.Dir(recipe.Upper + recipe.Source) }
+
+func (r *rig) writeTree(recipe graph.Recipe, layers []graph.Layer) []byte {
+	r.Helper()
+	var out bytes.Buffer
+	if err := r.driver.WriteTree(context.Background(), &out, dirOf(recipe), layers); err != nil {
+		r.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// extracted is a directory with the content of an archive.
+func (r *rig) extracted(archive []byte) string {
+	r.Helper()
+	path, err := os.MkdirTemp(r.base, "x-")
+	if err != nil {
+		r.Fatal(err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer dir.Close()
+	if _, err := unpack.Extract(context.Background(), dir, bytes.NewReader(archive), unpack.Options{}); err != nil {
+		r.Fatal(err)
+	}
+	return path
 }

@@ -311,3 +311,181 @@ func testChanges(t *testing.T, r *rig) {
 		t.Errorf("got  %v, %v\nwant %s", got, err, want)
 	}
 }
+
+// details are what tree leaves out: kind, mode, owner, time and device of each
+// file, the first of its names, and its extended attributes.
+func details(t *testing.T, root string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	first := map[uint64]string{}
+	for _, entry := range tree(root) {
+		name, _, _ := strings.Cut(entry, "=")
+		name, _, _ = strings.Cut(name, "->")
+		name, _, _ = strings.Cut(name, " ")
+		name = strings.TrimSuffix(name, "/")
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(root, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		if first[st.Ino] == "" {
+			first[st.Ino] = name
+		}
+		note := make([]byte, 100)
+		n, _ := unix.Lgetxattr(filepath.Join(root, name), "user.note", note)
+		all[name] = fmt.Sprintf("%o %d:%d %d.%d %d %s %q", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec, st.Rdev, first[st.Ino], note[:max(n, 0)])
+	}
+	return all
+}
+
+// testWriteTree: the archive of a root file system has its files as they are,
+// with what tells them apart, and none of what the driver adds.
+func testWriteTree(t *testing.T, r *rig) {
+	layers := []graph.Layer{r.layer("etc/", "etc/a=1", "bin->usr/bin", "usr/bin/", "usr/bin/sh=sh", "gone=1"), r.layer("etc/", "etc/b=2", ".wh.gone")}
+	recipe := r.prepare(layers...)
+	var want map[string]string
+	r.mounted(recipe, func(root string) {
+		at := func(name string) string { return filepath.Join(root, name) }
+		err := errors.Join(
+			os.Mkdir(at("d"), 0o2750),
+			os.WriteFile(at("d/file"), bytes.Repeat([]byte("x"), 300_000), 0o600),
+			os.Chown(at("d/file"), 1000, 70_000),
+			os.Chmod(at("d/file"), 0o4711|os.ModeSetuid),
+			os.Link(at("d/file"), at("name")),
+			unix.Setxattr(at("d/file"), "user.note", []byte("kept"), 0),
+			os.Symlink("/nowhere/at/all", at("d/link")),
+			unix.Mkfifo(at("d/fifo"), 0o640),
+			unix.Mknod(at("d/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
+			unix.Mknod(at("d/socket"), unix.S_IFSOCK|0o666, 0),
+			os.Remove(at("etc/a")),
+			os.WriteFile(at("etc/b"), []byte("3"), 0o644),
+			os.Chtimes(at("d"), time.Unix(5, 0), time.Unix(123456789, 987654321)),
+		)
+		if err != nil {
+			t.Error(err)
+		}
+		want = details(t, root)
+		delete(want, "d/socket")
+	})
+	got := details(t, r.extracted(r.writeTree(recipe, layers)))
+	for name, w := range want {
+		if got[name] != w {
+			t.Errorf("%s: got %q, want %q", name, got[name], w)
+		}
+	}
+	if len(got) != len(want) || got["gone"] != "" || got["etc/a"] != "" {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// testWriteLayer: a container's changes, as a layer on its image's layers, give
+// what the container saw.
+func testWriteLayer(t *testing.T, r *rig) {
+	differ, ok := r.driver.(graph.Differ)
+	if !ok {
+		t.Skip("SKIPPED: the driver does not know what changed")
+	}
+	layers := []graph.Layer{
+		r.layer("etc/", "etc/a=1", "etc/b=1", "d/", "d/x=1", "d/y=1", "kept/", "kept/x=1", "f=1"),
+		r.layer("etc/", "etc/.wh.b", "etc/c=2"),
+	}
+	recipe := r.prepare(layers...)
+	var want []string
+	r.mounted(recipe, func(root string) {
+		at := func(name string) string { return filepath.Join(root, name) }
+		err := errors.Join(
+			os.WriteFile(at("etc/a"), []byte("2"), 0o644),
+			os.WriteFile(at("etc/b"), []byte("2"), 0o644),
+			os.Remove(at("etc/c")),
+			os.WriteFile(at("new"), nil, 0o644),
+			os.RemoveAll(at("d")),
+			os.Mkdir(at("d"), 0o755),
+			os.WriteFile(at("d/x"), nil, 0o644),
+			os.Remove(at("f")),
+			os.Mkdir(at("f"), 0o700),
+			os.Chmod(root, 0o700),
+		)
+		if err != nil {
+			t.Error(err)
+		}
+		want = tree(root)
+	})
+	var out bytes.Buffer
+	if err := differ.WriteLayer(context.Background(), &out, dirOf(recipe), layers); err != nil {
+		t.Fatal(err)
+	}
+	top := r.commit(r.stage(out.Bytes()))
+	r.expect(append(layers, top), want...)
+	r.mounted(r.prepare(append(layers, top)...), func(root string) {
+		if st, err := os.Stat(root); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("the root is %v, %v", st.Mode(), err)
+		}
+	})
+	unchanged := r.prepare(layers...)
+	out.Reset()
+	if err := differ.WriteLayer(context.Background(), &out, dirOf(unchanged), layers); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(r.extracted(out.Bytes())); len(got) != 0 {
+		t.Errorf("of a container that changed nothing: %q", got)
+	}
+}
+
+// testS09Race: a container that swaps directories and files for links and pipes
+// while its files are archived cannot have anything of the host archived, nor
+// hold the archiving up.
+func testS09Race(t *testing.T, r *rig) {
+	canary := t.TempDir()
+	if err := os.WriteFile(filepath.Join(canary, "f"), []byte("SECRET OF THE HOST"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	recipe := r.prepare(r.layer("d/", "d/f=1", "f=1"))
+	root := recipe.Upper + recipe.Source // what a container's writes come to
+	at := func(name string) string { return filepath.Join(root, name) }
+	err := errors.Join(
+		os.MkdirAll(at("d"), 0o755), os.WriteFile(at("d/f"), []byte("1"), 0o644), os.WriteFile(at("f"), []byte("1"), 0o644),
+		os.Symlink(canary, at("to-dir")), os.Symlink(filepath.Join(canary, "f"), at("to-file")), unix.Mkfifo(at("pipe"), 0o600),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var swapping sync.WaitGroup
+	swap := func(a, b string) {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, at(a), unix.AT_FDCWD, at(b), unix.RENAME_EXCHANGE)
+			}
+		}
+	}
+	swapping.Go(func() { swap("d", "to-dir") })
+	swapping.Go(func() { swap("f", "to-file") })
+	swapping.Go(func() { swap("f", "pipe") })
+	differ, _ := r.driver.(graph.Differ)
+	seen := map[string]bool{}
+	for began, n := time.Now(), 0; n < 2000 && time.Since(began) < 5*time.Second; n++ {
+		var out bytes.Buffer
+		if err := r.driver.WriteTree(context.Background(), &out, dirOf(recipe), nil); err != nil {
+			t.Error(err)
+			break
+		}
+		if differ != nil {
+			if err := differ.WriteLayer(context.Background(), &out, dirOf(recipe), nil); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		if bytes.Contains(out.Bytes(), []byte("SECRET")) {
+			t.Error("a file of the host is in the archive")
+			break
+		}
+		seen[fmt.Sprint(bytes.Contains(out.Bytes(), []byte("d/f")))] = true
+	}
+	close(stop)
+	swapping.Wait()
+	if len(seen) != 2 {
+		t.Logf("the race was never met: %v", seen)
+	}
+}

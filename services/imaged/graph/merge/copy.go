@@ -252,8 +252,21 @@ func dressFile(src, dst *os.File, st *unix.Stat_t) error {
 
 // copyXattrs copies the attributes that unpack let in.
 func copyXattrs(src, dst int) error {
-	list := make([]byte, 64<<10)
-	n, err := unix.Flistxattr(src, list)
+	return eachXattr(src, func(name string, value []byte) error {
+		return os.NewSyscallError("fsetxattr", unix.Fsetxattr(dst, name, value, 0))
+	})
+}
+
+// eachXattr calls f for those extended attributes of the open file fd that
+// belong to its content.
+func eachXattr(fd int, f func(name string, value []byte) error) error {
+	var room [1 << 10]byte // for the list, or for an error that it is too small
+	list := room[:]
+	n, err := unix.Flistxattr(fd, list)
+	if errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 64<<10)
+		n, err = unix.Flistxattr(fd, list)
+	}
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
@@ -265,12 +278,12 @@ func copyXattrs(src, dst int) error {
 			continue
 		}
 		value := make([]byte, 64<<10)
-		n, err := unix.Fgetxattr(src, name, value)
+		n, err := unix.Fgetxattr(fd, name, value)
 		if err != nil {
 			return os.NewSyscallError("fgetxattr", err)
 		}
-		if err := unix.Fsetxattr(dst, name, value[:n], 0); err != nil {
-			return os.NewSyscallError("fsetxattr", err)
+		if err := f(name, value[:n]); err != nil {
+			return err
 		}
 	}
 	return nil

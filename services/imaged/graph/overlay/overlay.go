@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -111,6 +112,20 @@ func (d *Driver) Recipe(dir string, layers []graph.Layer) graph.Recipe {
 // a container touches.
 func (d *Driver) Changes(dir string, layers []graph.Layer) ([]merge.Change, error) {
 	return merge.Changes(filepath.Join(dir, "upper"), d.Paths(layers), d.form)
+}
+
+// WriteLayer writes the archive of the writable directory.
+func (d *Driver) WriteLayer(ctx context.Context, w io.Writer, dir string, layers []graph.Layer) error {
+	root := "" // what the container's "/" was made like
+	if l, ok := graph.RootOf(layers); ok {
+		root = d.Path(l.Name)
+	}
+	return merge.WriteLayer(ctx, w, filepath.Join(dir, "upper"), root, d.form)
+}
+
+// WriteTree writes the archive of the layers with the writable directory on top.
+func (d *Driver) WriteTree(ctx context.Context, w io.Writer, dir string, layers []graph.Layer) error {
+	return merge.WriteTree(ctx, w, append(d.Paths(layers), filepath.Join(dir, "upper")), d.form)
 }
 
 // overlayMagic is OVERLAYFS_SUPER_MAGIC of linux/magic.h.

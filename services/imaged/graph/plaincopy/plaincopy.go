@@ -9,6 +9,7 @@ package plaincopy
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -76,6 +77,11 @@ func (d *Driver) dressRoot(root *os.File, layers []graph.Layer) error {
 	}
 	defer layer.Close()
 	return merge.Dress(layer, root)
+}
+
+// WriteTree writes the archive of the copy.
+func (d *Driver) WriteTree(ctx context.Context, w io.Writer, dir string, layers []graph.Layer) error {
+	return merge.WriteTree(ctx, w, []string{d.Recipe(dir, layers).Source}, unpack.OverlayUser) // whiteout files are no marks there
 }
 
 // Recipe binds the copy.
