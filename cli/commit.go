@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/progress"
 	"berth/cli/term"
-	apiv1 "berth/proto/berth/api/v1"
 )
 
 func (a *app) commitCommand() *cobra.Command {

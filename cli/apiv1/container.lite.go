@@ -6351,6 +6351,307 @@ func (m *DiffResponse) Merge(b []byte) error {
 	return d.Err()
 }
 
+type CommitRequest struct {
+	Container string
+	// Optional name for the image.
+	Reference string
+	// Dockerfile instructions: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, VOLUME, WORKDIR, STOPSIGNAL.
+	Changes []string
+	Message string
+	// "Name <mail>".
+	Author string
+	// Do not pause a running container meanwhile.
+	NoPause bool
+}
+
+// GetContainer is the field, or its zero value where there is none.
+func (m *CommitRequest) GetContainer() (v string) {
+	if m != nil {
+		return m.Container
+	}
+	return v
+}
+
+// GetReference is the field, or its zero value where there is none.
+func (m *CommitRequest) GetReference() (v string) {
+	if m != nil {
+		return m.Reference
+	}
+	return v
+}
+
+// GetChanges is the field, or its zero value where there is none.
+func (m *CommitRequest) GetChanges() (v []string) {
+	if m != nil {
+		return m.Changes
+	}
+	return v
+}
+
+// GetMessage is the field, or its zero value where there is none.
+func (m *CommitRequest) GetMessage() (v string) {
+	if m != nil {
+		return m.Message
+	}
+	return v
+}
+
+// GetAuthor is the field, or its zero value where there is none.
+func (m *CommitRequest) GetAuthor() (v string) {
+	if m != nil {
+		return m.Author
+	}
+	return v
+}
+
+// GetNoPause is the field, or its zero value where there is none.
+func (m *CommitRequest) GetNoPause() (v bool) {
+	if m != nil {
+		return m.NoPause
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *CommitRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.Container) > 0 {
+		b = wire.AppendBytes(b, 1, m.Container)
+	}
+	if len(m.Reference) > 0 {
+		b = wire.AppendBytes(b, 2, m.Reference)
+	}
+	for _, v := range m.Changes {
+		b = wire.AppendBytes(b, 3, v)
+	}
+	if len(m.Message) > 0 {
+		b = wire.AppendBytes(b, 4, m.Message)
+	}
+	if len(m.Author) > 0 {
+		b = wire.AppendBytes(b, 5, m.Author)
+	}
+	if m.NoPause {
+		b = wire.AppendBool(b, 6, m.NoPause)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *CommitRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.Container = d.String()
+		case 2<<3 | wire.Bytes:
+			m.Reference = d.String()
+		case 3<<3 | wire.Bytes:
+			m.Changes = append(m.Changes, d.String())
+		case 4<<3 | wire.Bytes:
+			m.Message = d.String()
+		case 5<<3 | wire.Bytes:
+			m.Author = d.String()
+		case 6<<3 | wire.Varint:
+			m.NoPause = d.Bool()
+		}
+	}
+	return d.Err()
+}
+
+type CommitResponse struct {
+	// One of those that implement it below.
+	Message isCommitResponse_Message
+}
+
+type isCommitResponse_Message interface{ isCommitResponse_Message() }
+
+type CommitResponse_Progress struct{ Progress *JobProgress }
+
+func (*CommitResponse_Progress) isCommitResponse_Message() {}
+
+type CommitResponse_Result_ struct{ Result *CommitResponse_Result }
+
+func (*CommitResponse_Result_) isCommitResponse_Message() {}
+
+// GetProgress is the field, or its zero value where there is none.
+func (m *CommitResponse) GetProgress() (v *JobProgress) {
+	if m != nil {
+		if x, ok := m.Message.(*CommitResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return v
+}
+
+// GetResult is the field, or its zero value where there is none.
+func (m *CommitResponse) GetResult() (v *CommitResponse_Result) {
+	if m != nil {
+		if x, ok := m.Message.(*CommitResponse_Result_); ok {
+			return x.Result
+		}
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *CommitResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	switch x := m.Message.(type) {
+	case *CommitResponse_Progress:
+		b = wire.AppendMessage(b, 1, x.Progress)
+	case *CommitResponse_Result_:
+		b = wire.AppendMessage(b, 2, x.Result)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *CommitResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			x, ok := m.Message.(*CommitResponse_Progress)
+			if !ok || x.Progress == nil {
+				x = &CommitResponse_Progress{new(JobProgress)}
+				m.Message = x
+			}
+			d.Message(x.Progress)
+		case 2<<3 | wire.Bytes:
+			x, ok := m.Message.(*CommitResponse_Result_)
+			if !ok || x.Result == nil {
+				x = &CommitResponse_Result_{new(CommitResponse_Result)}
+				m.Message = x
+			}
+			d.Message(x.Result)
+		}
+	}
+	return d.Err()
+}
+
+type CommitResponse_Result struct {
+	ImageId   string
+	Reference string
+}
+
+// GetImageId is the field, or its zero value where there is none.
+func (m *CommitResponse_Result) GetImageId() (v string) {
+	if m != nil {
+		return m.ImageId
+	}
+	return v
+}
+
+// GetReference is the field, or its zero value where there is none.
+func (m *CommitResponse_Result) GetReference() (v string) {
+	if m != nil {
+		return m.Reference
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *CommitResponse_Result) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.ImageId) > 0 {
+		b = wire.AppendBytes(b, 1, m.ImageId)
+	}
+	if len(m.Reference) > 0 {
+		b = wire.AppendBytes(b, 2, m.Reference)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *CommitResponse_Result) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.ImageId = d.String()
+		case 2<<3 | wire.Bytes:
+			m.Reference = d.String()
+		}
+	}
+	return d.Err()
+}
+
+type ExportRequest struct {
+	Container string
+}
+
+// GetContainer is the field, or its zero value where there is none.
+func (m *ExportRequest) GetContainer() (v string) {
+	if m != nil {
+		return m.Container
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ExportRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.Container) > 0 {
+		b = wire.AppendBytes(b, 1, m.Container)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ExportRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.Container = d.String()
+		}
+	}
+	return d.Err()
+}
+
+type ExportResponse struct {
+	Data []byte
+}
+
+// GetData is the field, or its zero value where there is none.
+func (m *ExportResponse) GetData() (v []byte) {
+	if m != nil {
+		return m.Data
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ExportResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.Data) > 0 {
+		b = wire.AppendBytes(b, 1, m.Data)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ExportResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.Data = d.Bytes()
+		}
+	}
+	return d.Err()
+}
+
 type FileChange_Kind int32
 
 const (
@@ -6860,4 +7161,22 @@ func (c ContainerServiceClient) Diff(ctx context.Context, in *DiffRequest) (*Dif
 		return nil, err
 	}
 	return out, nil
+}
+
+// ContainerService_CommitClient is a call of Commit.
+type ContainerService_CommitClient = *rpc.ServerStream[CommitResponse]
+
+// Makes an image of what a container changed in its image. A job; it ends with the client. Streams progress, last the
+// result. Codes: NOT_FOUND (container), INVALID_ARGUMENT (reference, change), UNIMPLEMENTED (a graph driver that
+// cannot tell what changed), RESOURCE_EXHAUSTED (disk).
+func (c ContainerServiceClient) Commit(ctx context.Context, in *CommitRequest) (ContainerService_CommitClient, error) {
+	return rpc.OpenServerStream[CommitResponse](ctx, c.conn, "/berth.api.v1.ContainerService/Commit", in)
+}
+
+// ContainerService_ExportClient is a call of Export.
+type ContainerService_ExportClient = *rpc.ServerStream[ExportResponse]
+
+// Writes the root file system of a container, without what is mounted in it, as one tar stream.
+func (c ContainerServiceClient) Export(ctx context.Context, in *ExportRequest) (ContainerService_ExportClient, error) {
+	return rpc.OpenServerStream[ExportResponse](ctx, c.conn, "/berth.api.v1.ContainerService/Export", in)
 }
