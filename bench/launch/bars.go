@@ -48,6 +48,9 @@ func (e estimate) against(within, beyond bool, format string) judgement {
 	case beyond:
 		v = missed
 	}
+	if math.IsInf(e.low, 0) {
+		return judgement{v, fmt.Sprintf(format+", of too few runs", e.value)}
+	}
 	return judgement{v, fmt.Sprintf(format+" ("+format+" to "+format+")", e.value, e.low, e.high)}
 }
 
@@ -103,7 +106,7 @@ func timesBar(group, text, a, b string, times float64) bar {
 // bars are what the engine promises of a launch.
 var bars = []bar{
 	ratioBar("run", "run --rm, bridge, limits, seccomp, CLI", cliLimits, crunBare, 0.8),
-	timesBar("run", "the same, times as fast", "docker run, bridge", cliLimits, 35),
+	timesBar("run", "docker run --rm, bridge, takes", "docker run, bridge", cliLimits, 35),
 	tailBar("tail", "the same, p99", cliLimits, "≤ 3 × p50", func(m float64) float64 { return 3 * m }),
 	levelBar("run", "the same, one gRPC call, p50", grpcLimits, 4, "ms"),
 	tailBar("tail", "the same, one gRPC call, p99", grpcLimits, "≤ 10 ms", func(float64) float64 { return 10 }),

@@ -95,7 +95,7 @@ func (o *options) check() error {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	began := time.Now()
+	began, load := time.Now(), machine.Load()
 	if o.image, err = makeImage(o.work); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := report{host: machine.Describe(), versions: versions(s.peers), leftOut: s.leftOut, rounds: o.rounds}
+	r := report{host: machine.Describe(), load: load, versions: versions(s.peers), leftOut: s.leftOut, rounds: o.rounds}
 	for _, g := range tasks {
 		if !o.wants(g.name) {
 			continue

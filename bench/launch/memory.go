@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	idleBatch   = 20 // containers started between two looks at the memory
-	idleBatches = 5
+	idleBatch   = 17 // containers started between two looks at the memory
+	idleBatches = 6
 	watch       = 2 * time.Second // for wake-ups, as often as there are batches
 )
 
@@ -29,14 +29,19 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 		return nil, err
 	}
 	time.Sleep(2 * time.Second) // until the pools are full
-	before := s.berth.memory(s.options)
-	for _, name := range slices.Sorted(maps.Keys(before.parts)) {
-		f.add(name+", idle", "MB PSS", before.parts[name])
-	}
-	f.add("engine, idle", "MB PSS", before.total)
 	wakeups, err := s.berth.wakeups(ctx, s.options)
 	if err != nil {
 		return nil, err
+	}
+	before := map[string][]float64{}
+	for range idleBatches {
+		for name, mb := range s.berth.memory(s.options) {
+			before[name] = append(before[name], mb)
+		}
+		time.Sleep(settle)
+	}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		f.add(name+", idle", "MB PSS", before[name]...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(wakeups)) {
 		woken.add(name+", idle", "/s", wakeups[name]...)
@@ -47,7 +52,7 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 	sleeper := spec()
 	sleeper.Args, sleeper.AutoRemove = []string{"sleep", "86400"}, false
 	var each []float64
-	for last, i := before.total, 0; i < idleBatches; i++ {
+	for last, i := median(before[all]), 0; i < idleBatches; i++ {
 		r, err := s.berth.client.ask(ctx, orders.Order{Op: "detach", Spec: specOf(sleeper), Count: idleBatch})
 		ids = append(ids, r.Made...)
 		if err == nil && r.Failed > 0 {
@@ -57,12 +62,12 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 			return nil, err
 		}
 		time.Sleep(time.Second)
-		now := s.berth.memory(s.options)
-		each = append(each, (now.total-last)/idleBatch)
-		last = now.total
+		now := s.berth.memory(s.options)[all]
+		each = append(each, (now-last)/idleBatch)
+		last = now
 	}
 	f.add("engine, per idle container", "MB PSS", each...)
-	f.add(fmt.Sprintf("engine, with %d containers", idleBatch*idleBatches), "MB PSS", s.berth.memory(s.options).total)
+	f.add(fmt.Sprintf("engine, with %d containers", idleBatch*idleBatches), "MB PSS", s.berth.memory(s.options)[all])
 	if wakeups, err = s.berth.wakeups(ctx, s.options); err != nil {
 		return nil, err
 	}
@@ -70,22 +75,18 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 	return []finding{f, woken}, nil
 }
 
-type usage struct {
-	total float64 // MB of 2^20 bytes
-	parts map[string]float64
-}
-
 // memory is the proportional set size (proc_pid_smaps_rollup(5)) of all processes of the engine: daemons, supervisor,
 // monitor, and inits that wait or stay. Containers' own processes and the bench's are left out.
-func (b *berth) memory(o options) usage {
-	u := usage{parts: map[string]float64{}}
+// In MB of 2^20 bytes, by program, and of all.
+func (b *berth) memory(o options) map[string]float64 {
+	mbs := map[string]float64{}
 	for pid, name := range b.processes(o) {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		mb := field(string(text), "Pss:") / 1024
-		u.parts[name] += mb
-		u.total += mb
+		mbs[name] += mb
+		mbs[all] += mb
 	}
-	return u
+	return mbs
 }
 
 // processes are the names of the engine's processes, by id.

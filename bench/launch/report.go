@@ -14,6 +14,7 @@ import (
 // report is everything one run found.
 type report struct {
 	host     string
+	load     string // averages over 1, 5 and 15 minutes, before the bench
 	versions []string
 	leftOut  []string
 	rounds   int
@@ -41,7 +42,10 @@ func (f finding) table() (lines [][]string) {
 		}
 		p99, lowest, interval := "", "", ""
 		if len(s) > 1 {
-			p99, lowest, interval = digits(quantile(s, 0.99)), digits(quantile(s, 0)), digits(e.low)+" – "+digits(e.high)
+			p99, lowest = digits(quantile(s, 0.99)), digits(quantile(s, 0))
+		}
+		if !math.IsInf(e.low, 0) {
+			interval = digits(e.low) + " – " + digits(e.high)
 		}
 		line := []string{name, digits(e.value), interval, p99, lowest, digits(r.cpu), fmt.Sprint(len(s))}
 		if reference != nil {
@@ -115,9 +119,9 @@ func (r report) text() string {
 
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Launch times\n\n`make bench-launch`, %s, %.0f minutes: %s.\n", time.Now().UTC().Format(time.DateOnly), math.Ceil(r.took.Minutes()), r.host)
+	fmt.Fprintf(&b, "# Launch times\n\n`make bench-launch`, %s, %.0f minutes: %s.\nLoad average before it: %s.\n", time.Now().UTC().Format(time.DateOnly), math.Ceil(r.took.Minutes()), r.host, r.load)
 	fmt.Fprintf(&b, `
-%d rounds; in each, every contender of a group ran once, in an order that chance made. Intervals are 95 %% bootstrap
+%d rounds; in each, every contender of a group ran once, in an order that chance made. Intervals are 95 %%
 intervals of the median (of the ratio of medians, for bars that are ratios). A bar is met when the whole interval is within
 it, missed when the whole interval is beyond it, and open when it is inside. CPU time is that of client, daemons and
 container together, per run. Wall times belong to this machine and its load: compare the ratios.

@@ -9,7 +9,8 @@ import (
 // TestIntervalsHold: of experiments whose truth is known, about 95 in 100 intervals hold it. With fewer, bars would be
 // called missed for noise.
 func TestIntervalsHold(t *testing.T) {
-	const experiments, rounds = 300, 40
+	const experiments = 300
+	rounds := 40
 	chance := rand.New(rand.NewPCG(3, 3))
 	times := func(truth float64) (out []float64) { // skewed, as times are
 		for range rounds {
@@ -31,6 +32,27 @@ func TestIntervalsHold(t *testing.T) {
 		if share := float64(held) / experiments; share < 0.90 || share > 0.995 {
 			t.Errorf("%s: %.3f of the intervals hold the truth, want about 0.95", name, share)
 		}
+	}
+}
+
+// TestFewSamples: with six, the median's interval holds the truth as often as with many; with five there is none.
+func TestFewSamples(t *testing.T) {
+	chance := rand.New(rand.NewPCG(5, 5))
+	held := 0
+	for range 1000 {
+		var s []float64
+		for range 6 {
+			s = append(s, math.Exp(chance.NormFloat64()))
+		}
+		if e := estimateMedian(s); e.low <= 1 && 1 <= e.high {
+			held++
+		}
+		if e := estimateMedian(s[:5]); e.atMost(1e9, "%.1f").verdict != open {
+			t.Fatalf("five samples give %v", e)
+		}
+	}
+	if held < 950 {
+		t.Errorf("%d of 1000 intervals hold the truth", held)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 const (
 	clients = 8
-	bursts  = 5
+	bursts  = 6
 )
 
 // load is a way to run containers with all clients at once.

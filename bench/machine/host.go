@@ -27,3 +27,12 @@ func Describe() string {
 	_, v2 := Hierarchy()
 	return fmt.Sprintf("%d × %s, Linux %s, cgroup v%s", count, model, KernelRelease(), strconv.Itoa(map[bool]int{false: 1, true: 2}[v2]))
 }
+
+// Load is the load averages over 1, 5 and 15 minutes: what else ran before a benchmark, which its figures suffer from.
+func Load() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	if f := strings.Fields(string(b)); len(f) >= 3 {
+		return strings.Join(f[:3], ", ")
+	}
+	return "unknown"
+}
