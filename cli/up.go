@@ -243,10 +243,17 @@ func (a *app) supervise(ctx context.Context, bin string) error {
 	a.stopDaemons(os.Stderr) // those a killed supervisor left
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// apid stops before the others: it gives back what it had from them.
+	others, stopOthers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOthers()
 	var wg sync.WaitGroup
 	for _, name := range daemonNames {
-		wg.Go(func() { a.keep(ctx, filepath.Join(bin, name), name) })
+		if name != "apid" {
+			wg.Go(func() { a.keep(others, filepath.Join(bin, name), name) })
+		}
 	}
+	a.keep(ctx, filepath.Join(bin, "apid"), "apid")
+	stopOthers()
 	wg.Wait()
 	_ = lock.Truncate(0)
 	return nil

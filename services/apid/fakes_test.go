@@ -109,6 +109,7 @@ type fakeImaged struct {
 	mu       sync.Mutex
 	images   map[string]bool
 	rootfs   map[string]string // container -> image
+	volumes  []string          // that images declare
 	pulls    int
 	pullGate chan struct{} // a pull ends when it is closed; nil: at once
 	pullLost chan struct{} // gets one for each pull given up
@@ -128,7 +129,7 @@ func (f rootfsService) Prepare(_ context.Context, req *imagev1.PrepareRequest) (
 }
 
 func (f *fakeImaged) recipe(id string) *imagev1.Rootfs {
-	return &imagev1.Rootfs{ContainerId: id, ImageId: "sha256:1", Config: &apiv1.ImageConfig{ExposedPorts: []string{"80/tcp", "53/udp"}}}
+	return &imagev1.Rootfs{ContainerId: id, ImageId: "sha256:1", Config: &apiv1.ImageConfig{ExposedPorts: []string{"80/tcp", "53/udp"}, Volumes: f.volumes}}
 }
 
 func (f rootfsService) Get(_ context.Context, req *imagev1.GetRequest) (*imagev1.GetResponse, error) {
@@ -269,6 +270,15 @@ func (f endpointService) Attach(_ context.Context, req *networkv1.AttachRequest)
 		Namespace: &networkv1.Namespace{Kind: networkv1.Namespace_KIND_HELD, Id: "ns"},
 		Warnings:  []string{"from netd"},
 	}, nil
+}
+
+func (f endpointService) Use(_ context.Context, req *networkv1.UseRequest) (*networkv1.UseResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e := f.endpoints[req.ContainerId]; e != nil {
+		e.Standby = false
+	}
+	return new(networkv1.UseResponse), nil
 }
 
 func (f endpointService) Detach(_ context.Context, req *networkv1.DetachRequest) (*networkv1.DetachResponse, error) {

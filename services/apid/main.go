@@ -69,14 +69,15 @@ func run(ctx context.Context, env *daemon.Env) error {
 	// Before the engine: jobs undo with its help.
 	defer jobs.Close(3 * time.Second)
 
-	return env.Serve(ctx, daemon.ApidSocket, serverOptions(backends), func(s *grpc.Server) {
+	return env.Serve(ctx, daemon.ApidSocket, serverOptions(backends, e), func(s *grpc.Server) {
 		registerAll(s, e, jobs)
 	})
 }
 
 // serverOptions are what apid's server has beyond other daemons': the router for
-// methods that are not its own, and no deadline for jobs, which have their own.
-func serverOptions(backends *backend.Set) daemon.ServerOptions {
+// methods that are not its own, no deadline for jobs, which have their own, and
+// that calls which are not calm find no spares.
+func serverOptions(backends *backend.Set, e *engine.Engine) daemon.ServerOptions {
 	timeouts := map[string]time.Duration{}
 	for method, to := range table {
 		if to == self {
@@ -88,6 +89,18 @@ func serverOptions(backends *backend.Set) daemon.ServerOptions {
 		GRPC: []grpc.ServerOption{
 			grpc.ForceServerCodecV2(newPassCodec()),
 			grpc.UnknownServiceHandler((&router{backends}).forward),
+			grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+				if !engine.Calm(info.FullMethod) {
+					defer e.HoldStandby(ctx)()
+				}
+				return handle(ctx, req)
+			}),
+			grpc.ChainStreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+				if !engine.Calm(info.FullMethod) {
+					defer e.HoldStandby(s.Context())()
+				}
+				return handle(srv, s)
+			}),
 		},
 	}
 }

@@ -98,7 +98,7 @@ func (s *networkServer) describe(n *network.Network) *apiv1.Network {
 	}
 	d.Subnet, d.Gateway = n.Subnet.String(), n.Gateway.String()
 	for _, e := range s.endpoints.List() {
-		if e.Network == n.ID {
+		if e.Network == n.ID && !e.Standby {
 			if d.Endpoints == nil {
 				d.Endpoints = map[string]*apiv1.EndpointInfo{}
 			}

@@ -109,6 +109,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		events.Register(g, s.events)
 		daemon.RegisterInfo(g, "netd", s.describe)
 	})
+	endpoints.DropStandby()
 	cancel()
 	background.Wait()
 	if err == nil && len(endpoints.List()) == 0 {

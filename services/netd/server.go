@@ -80,7 +80,9 @@ func (s *endpointServer) Attach(ctx context.Context, r *networkv1.AttachRequest)
 	if err != nil {
 		return nil, err
 	}
-	s.events.Emit("network", "connect", n.ID, map[string]string{"name": n.Name, "type": n.Driver, "container": r.GetContainerId()})
+	if !e.Standby {
+		s.connected(n, e)
+	}
 	settings := s.dns(r.GetNetwork(), false)
 	settings.Hosts = hosts
 	return &networkv1.AttachResponse{
@@ -120,7 +122,7 @@ func (s *endpointServer) withoutEndpoint(r *networkv1.AttachRequest, kind networ
 // request checks what came over the wire.
 func (s *server) request(r *networkv1.AttachRequest, n *network.Network) (endpoint.Request, error) {
 	spec := r.GetNetwork()
-	req := endpoint.Request{Container: r.GetContainerId(), Name: r.GetContainerName(), Network: n, Aliases: spec.GetAliases()}
+	req := endpoint.Request{Container: r.GetContainerId(), Name: r.GetContainerName(), Network: n, Aliases: spec.GetAliases(), Standby: r.GetStandby()}
 	var err error
 	if ip := spec.GetIp(); ip != "" {
 		if req.IP, err = netip.ParseAddr(ip); err != nil || !req.IP.Is4() {
@@ -251,6 +253,24 @@ func hostLines(extra []string, gateway netip.Addr) ([]string, error) {
 	return lines, nil
 }
 
+func (s *server) connected(n *network.Network, e *endpoint.Endpoint) {
+	s.events.Emit("network", "connect", n.ID, map[string]string{"name": n.Name, "type": n.Driver, "container": e.Container})
+}
+
+// Use implements EndpointService.
+func (s *endpointServer) Use(ctx context.Context, r *networkv1.UseRequest) (*networkv1.UseResponse, error) {
+	used, err := s.endpoints.Use(ctx, r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range used {
+		if n, err := s.networks.Find(e.Network); err == nil {
+			s.connected(n, e)
+		}
+	}
+	return &networkv1.UseResponse{}, nil
+}
+
 // Detach implements EndpointService.
 func (s *endpointServer) Detach(ctx context.Context, r *networkv1.DetachRequest) (*networkv1.DetachResponse, error) {
 	held := s.endpoints.Of(r.GetContainerId())
@@ -258,6 +278,9 @@ func (s *endpointServer) Detach(ctx context.Context, r *networkv1.DetachRequest)
 		return nil, err
 	}
 	for _, e := range held {
+		if e.Standby {
+			continue // nobody was told of it
+		}
 		s.events.Emit("network", "disconnect", e.Network, map[string]string{"container": r.GetContainerId()})
 	}
 	return &networkv1.DetachResponse{}, nil

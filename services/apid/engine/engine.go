@@ -63,6 +63,7 @@ type Engine struct {
 	doomed idSet // half-made containers that execd could not be asked to remove
 	// attended containers have a client waiting for their exit: their run settles them.
 	attended idSet
+	standby  standby
 	gone     *recent
 	kick     chan struct{} // wakes the reconciler
 
@@ -79,11 +80,16 @@ func New(n Needs) *Engine {
 func (e *Engine) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	parts.Go(func() {
-		e.Backends.Watch(ctx, func(b *backend.Backend) { e.Log.Info("connected", "daemon", b.Name); e.wake() })
+		e.Backends.Watch(ctx, func(b *backend.Backend) {
+			e.Log.Info("connected", "daemon", b.Name)
+			e.background(ctx, e.DropStandby) // a new process may not have what the old one handed out
+			e.wake()
+		})
 	})
 	parts.Go(func() { e.reconcileLoop(ctx) })
 	parts.Go(func() { e.janitor(ctx) })
 	parts.Wait()
+	e.DropStandby(ctx)
 	e.tasks.Wait()
 	return nil
 }

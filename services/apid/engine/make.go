@@ -79,6 +79,7 @@ func (e *Engine) prepare(ctx context.Context, c container) (*imagev1.Rootfs, err
 }
 
 func (e *Engine) pullFor(ctx context.Context, c container) error {
+	e.DropStandby(ctx)
 	_, err := e.pull(ctx, c.job, &apiv1.ImageServicePullRequest{Reference: c.spec.Image, Platform: c.spec.Platform, Auth: c.auth})
 	return err
 }
@@ -87,6 +88,20 @@ func (e *Engine) prepareOnce(ctx context.Context, c container) (*imagev1.Rootfs,
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	req := prepareRequest(c)
+	var resp *imagev1.PrepareResponse
+	err := c.job.Step("imaged prepare", "imaged", func() (err error) {
+		// A new named volume gets a copy of what the image has there, which
+		// may be much.
+		ctx, cancel := unbroken(ctx, launchTime)
+		defer cancel()
+		resp, err = e.Backends.Rootfs().Prepare(ctx, req)
+		return err
+	})
+	return resp.GetRootfs(), err
+}
+
+func prepareRequest(c container) *imagev1.PrepareRequest {
 	req := &imagev1.PrepareRequest{
 		ContainerId:  c.id,
 		Image:        c.spec.Image,
@@ -101,16 +116,7 @@ func (e *Engine) prepareOnce(ctx context.Context, c container) (*imagev1.Rootfs,
 			req.CoveredTargets = append(req.CoveredTargets, m.Target)
 		}
 	}
-	var resp *imagev1.PrepareResponse
-	err := c.job.Step("imaged prepare", "imaged", func() (err error) {
-		// A new named volume gets a copy of what the image has there, which
-		// may be much.
-		ctx, cancel := unbroken(ctx, launchTime)
-		defer cancel()
-		resp, err = e.Backends.Rootfs().Prepare(ctx, req)
-		return err
-	})
-	return resp.GetRootfs(), err
+	return req
 }
 
 // attach gives the container its network.
@@ -126,6 +132,18 @@ func (e *Engine) attach(ctx context.Context, c container, ports []*apiv1.PortMap
 			Ip: network.GetIp(), MacAddress: network.GetMacAddress(), Expose: network.GetExpose(),
 		}
 	}
+	req := attachRequest(c, network)
+	var resp *networkv1.AttachResponse
+	err = c.job.Step("netd attach", "netd", func() (err error) {
+		ctx, cancel := unbroken(ctx, callTime)
+		defer cancel()
+		resp, err = e.Backends.Endpoints().Attach(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+func attachRequest(c container, network *apiv1.NetworkSpec) *networkv1.AttachRequest {
 	req := &networkv1.AttachRequest{
 		ContainerId:   c.id,
 		ContainerName: c.spec.Name,
@@ -136,14 +154,7 @@ func (e *Engine) attach(ctx context.Context, c container, ports []*apiv1.PortMap
 	if req.Hostname == "" {
 		req.Hostname = c.id[:12]
 	}
-	var resp *networkv1.AttachResponse
-	err = c.job.Step("netd attach", "netd", func() (err error) {
-		ctx, cancel := unbroken(ctx, callTime)
-		defer cancel()
-		resp, err = e.Backends.Endpoints().Attach(ctx, req)
-		return err
-	})
-	return resp, err
+	return req
 }
 
 // resolveNetwork turns "container:NAME" into "container:ID": netd does not know

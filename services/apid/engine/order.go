@@ -91,6 +91,7 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 			if e.release(ctx, c.id, true) != nil {
 				e.wakeLater()
 			}
+			e.standBy(ctx, c)
 		})
 		return
 	}

@@ -32,6 +32,7 @@ type run struct {
 	client    runClient
 	open      *apiv1.RunRequest_Open
 	container container
+	spare     *spare   // what it is made of, if that was at hand
 	network   []string // warnings
 
 	launched bool // execd may know the container
@@ -66,7 +67,12 @@ func (s *Containers) Run(client runClient) error {
 		open:      open,
 		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j},
 	}
-	made := e.making.add(r.container.id)
+	var made func()
+	if r.spare = e.takeSpare(open.Spec); r.spare != nil {
+		r.container.id, made = r.spare.container.id, r.spare.settled
+	} else {
+		made = e.making.add(r.container.id)
+	}
 	if !open.Detach {
 		defer e.attended.add(r.container.id)()
 	}
@@ -129,6 +135,10 @@ func (r *run) do(ctx context.Context) error {
 
 // allocate shows the client the progress of a pull meanwhile.
 func (r *run) allocate(ctx context.Context) (parts, error) {
+	if r.spare != nil {
+		r.container.job.Note("standby", "apid", time.Now())
+		return r.spare.parts, nil
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	following := make(chan struct{})
@@ -214,6 +224,9 @@ func (r *run) hasStarted(m *execv1.StartResponse, begin time.Time) error {
 		return context.Canceled // cancelled this very moment: undo
 	}
 	r.started = true
+	if r.spare != nil {
+		r.engine.announce(r.client.Context(), r.container)
+	}
 	j.Note("execd run", "execd", begin)
 	j.End(r.container.id, nil)
 	var out apiv1.RunResponse_Started

@@ -242,6 +242,7 @@ type Request struct {
 	MAC       net.HardwareAddr // nil: made from the address
 	Ports     []Mapping
 	Aliases   []string
+	Standby   bool // see Endpoint
 }
 
 // Attach gives a container a place in a network, with its ports published when
@@ -267,7 +268,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (_ *Endpoint, err error
 		}
 	}()
 	e := &Endpoint{ID: randomID(), Container: r.Container, Network: r.Network.ID, Owner: owner(r), Ports: slices.Clone(r.Ports),
-		Aliases: r.Aliases, Created: time.Now().UTC()}
+		Aliases: r.Aliases, Created: time.Now().UTC(), Standby: r.Standby}
 	if err := m.reserve(ctx, e); err != nil {
 		return nil, err
 	}
@@ -296,6 +297,47 @@ func (m *Manager) Attach(ctx context.Context, r Request) (_ *Endpoint, err error
 	}
 	m.enter(e)
 	return e, nil
+}
+
+// DropStandby removes the endpoints that no container has: whoever had them made
+// is gone, or will find that they are.
+func (m *Manager) DropStandby() {
+	for _, e := range m.List() {
+		if !e.Standby {
+			continue
+		}
+		if err := m.remove(e); err != nil {
+			m.Log.Warn("endpoint of no container not removed", "interface", e.Slot.Port, "error", err)
+		}
+	}
+}
+
+// Use gives the endpoints that stood by for a container to it, and returns them.
+func (m *Manager) Use(ctx context.Context, container string) (used []*Endpoint, err error) {
+	unlock, err := m.lock(ctx, container)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	all := m.Of(container)
+	for i, e := range all {
+		if !e.Standby {
+			continue
+		}
+		now := *e
+		now.Standby = false
+		if err := m.records.put(&now); err != nil {
+			return nil, fmt.Errorf("record endpoint: %w", err)
+		}
+		all[i] = &now
+		used = append(used, &now)
+	}
+	if len(used) > 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.endpoints[container] = all
+	}
+	return used, nil
 }
 
 func (m *Manager) enter(e *Endpoint) {

@@ -24,6 +24,7 @@ type Endpoint struct {
 	Ports     []Mapping  `json:"ports,omitempty"`
 	Aliases   []string   `json:"aliases,omitempty"`
 	Created   time.Time  `json:"created"`
+	Standby   bool       `json:"standby,omitempty"` // no container has it yet
 }
 
 // Mapping is one published port.

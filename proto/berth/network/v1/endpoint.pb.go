@@ -79,7 +79,7 @@ func (x Namespace_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Namespace_Kind.Descriptor instead.
 func (Namespace_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{2, 0}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type AttachRequest struct {
@@ -89,7 +89,10 @@ type AttachRequest struct {
 	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Network       *v1.NetworkSpec        `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
 	// Keep the endpoint's record in $RUN only.
-	Ephemeral     bool `protobuf:"varint,5,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
+	Ephemeral bool `protobuf:"varint,5,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
+	// For a container that nobody has asked for yet: the endpoint is neither announced as an event nor listed among the
+	// network's until Use is called.
+	Standby       bool `protobuf:"varint,6,opt,name=standby,proto3" json:"standby,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +162,93 @@ func (x *AttachRequest) GetEphemeral() bool {
 	return false
 }
 
+func (x *AttachRequest) GetStandby() bool {
+	if x != nil {
+		return x.Standby
+	}
+	return false
+}
+
+type UseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseRequest) Reset() {
+	*x = UseRequest{}
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseRequest) ProtoMessage() {}
+
+func (x *UseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseRequest.ProtoReflect.Descriptor instead.
+func (*UseRequest) Descriptor() ([]byte, []int) {
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UseRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type UseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseResponse) Reset() {
+	*x = UseResponse{}
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseResponse) ProtoMessage() {}
+
+func (x *UseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseResponse.ProtoReflect.Descriptor instead.
+func (*UseResponse) Descriptor() ([]byte, []int) {
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{2}
+}
+
 type AttachResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace *Namespace             `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -174,7 +264,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[1]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -186,7 +276,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[1]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -199,7 +289,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{1}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AttachResponse) GetNamespace() *Namespace {
@@ -247,7 +337,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[2]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +349,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[2]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +362,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{2}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Namespace) GetKind() Namespace_Kind {
@@ -303,7 +393,7 @@ type DnsConfig struct {
 
 func (x *DnsConfig) Reset() {
 	*x = DnsConfig{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[3]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +405,7 @@ func (x *DnsConfig) String() string {
 func (*DnsConfig) ProtoMessage() {}
 
 func (x *DnsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[3]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +418,7 @@ func (x *DnsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsConfig.ProtoReflect.Descriptor instead.
 func (*DnsConfig) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{3}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DnsConfig) GetNameservers() []string {
@@ -368,7 +458,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[4]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +470,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[4]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +483,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{4}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DetachRequest) GetContainerId() string {
@@ -411,7 +501,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[5]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +513,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[5]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +526,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{5}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{7}
 }
 
 type ListRequest struct {
@@ -447,7 +537,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[6]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +549,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[6]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +562,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{6}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{8}
 }
 
 type ListResponse struct {
@@ -484,7 +574,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[7]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +586,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[7]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +599,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{7}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListResponse) GetEndpoints() []*Endpoint {
@@ -534,7 +624,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[8]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +636,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_network_v1_endpoint_proto_msgTypes[8]
+	mi := &file_berth_network_v1_endpoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +649,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{8}
+	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetContainerId() string {
@@ -601,13 +691,18 @@ var File_berth_network_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_berth_network_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1fberth/network/v1/endpoint.proto\x12\x10berth.network.v1\x1a\x1cberth/api/v1/container.proto\"\xc8\x01\n" +
+	"\x1fberth/network/v1/endpoint.proto\x12\x10berth.network.v1\x1a\x1cberth/api/v1/container.proto\"\xe2\x01\n" +
 	"\rAttachRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12%\n" +
 	"\x0econtainer_name\x18\x02 \x01(\tR\rcontainerName\x12\x1a\n" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x123\n" +
 	"\anetwork\x18\x04 \x01(\v2\x19.berth.api.v1.NetworkSpecR\anetwork\x12\x1c\n" +
-	"\tephemeral\x18\x05 \x01(\bR\tephemeral\"\xd5\x02\n" +
+	"\tephemeral\x18\x05 \x01(\bR\tephemeral\x12\x18\n" +
+	"\astandby\x18\x06 \x01(\bR\astandby\"/\n" +
+	"\n" +
+	"UseRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\r\n" +
+	"\vUseResponse\"\xd5\x02\n" +
 	"\x0eAttachResponse\x129\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x1b.berth.network.v1.NamespaceR\tnamespace\x128\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1a.berth.api.v1.EndpointInfoR\tendpoints\x12-\n" +
@@ -643,9 +738,10 @@ const file_berth_network_v1_endpoint_proto_rawDesc = "" +
 	"\fnamespace_id\x18\x03 \x01(\tR\vnamespaceId\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x04 \x01(\x03R\tcreatedMs\x12%\n" +
-	"\x0ehost_interface\x18\x05 \x01(\tR\rhostInterface2\xf2\x01\n" +
+	"\x0ehost_interface\x18\x05 \x01(\tR\rhostInterface2\xb6\x02\n" +
 	"\x0fEndpointService\x12K\n" +
-	"\x06Attach\x12\x1f.berth.network.v1.AttachRequest\x1a .berth.network.v1.AttachResponse\x12K\n" +
+	"\x06Attach\x12\x1f.berth.network.v1.AttachRequest\x1a .berth.network.v1.AttachResponse\x12B\n" +
+	"\x03Use\x12\x1c.berth.network.v1.UseRequest\x1a\x1d.berth.network.v1.UseResponse\x12K\n" +
 	"\x06Detach\x12\x1f.berth.network.v1.DetachRequest\x1a .berth.network.v1.DetachResponse\x12E\n" +
 	"\x04List\x12\x1d.berth.network.v1.ListRequest\x1a\x1e.berth.network.v1.ListResponseB(Z&berth/proto/berth/network/v1;networkv1b\x06proto3"
 
@@ -662,39 +758,43 @@ func file_berth_network_v1_endpoint_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_network_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_network_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_berth_network_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_berth_network_v1_endpoint_proto_goTypes = []any{
 	(Namespace_Kind)(0),     // 0: berth.network.v1.Namespace.Kind
 	(*AttachRequest)(nil),   // 1: berth.network.v1.AttachRequest
-	(*AttachResponse)(nil),  // 2: berth.network.v1.AttachResponse
-	(*Namespace)(nil),       // 3: berth.network.v1.Namespace
-	(*DnsConfig)(nil),       // 4: berth.network.v1.DnsConfig
-	(*DetachRequest)(nil),   // 5: berth.network.v1.DetachRequest
-	(*DetachResponse)(nil),  // 6: berth.network.v1.DetachResponse
-	(*ListRequest)(nil),     // 7: berth.network.v1.ListRequest
-	(*ListResponse)(nil),    // 8: berth.network.v1.ListResponse
-	(*Endpoint)(nil),        // 9: berth.network.v1.Endpoint
-	nil,                     // 10: berth.network.v1.AttachResponse.SysctlsEntry
-	(*v1.NetworkSpec)(nil),  // 11: berth.api.v1.NetworkSpec
-	(*v1.EndpointInfo)(nil), // 12: berth.api.v1.EndpointInfo
+	(*UseRequest)(nil),      // 2: berth.network.v1.UseRequest
+	(*UseResponse)(nil),     // 3: berth.network.v1.UseResponse
+	(*AttachResponse)(nil),  // 4: berth.network.v1.AttachResponse
+	(*Namespace)(nil),       // 5: berth.network.v1.Namespace
+	(*DnsConfig)(nil),       // 6: berth.network.v1.DnsConfig
+	(*DetachRequest)(nil),   // 7: berth.network.v1.DetachRequest
+	(*DetachResponse)(nil),  // 8: berth.network.v1.DetachResponse
+	(*ListRequest)(nil),     // 9: berth.network.v1.ListRequest
+	(*ListResponse)(nil),    // 10: berth.network.v1.ListResponse
+	(*Endpoint)(nil),        // 11: berth.network.v1.Endpoint
+	nil,                     // 12: berth.network.v1.AttachResponse.SysctlsEntry
+	(*v1.NetworkSpec)(nil),  // 13: berth.api.v1.NetworkSpec
+	(*v1.EndpointInfo)(nil), // 14: berth.api.v1.EndpointInfo
 }
 var file_berth_network_v1_endpoint_proto_depIdxs = []int32{
-	11, // 0: berth.network.v1.AttachRequest.network:type_name -> berth.api.v1.NetworkSpec
-	3,  // 1: berth.network.v1.AttachResponse.namespace:type_name -> berth.network.v1.Namespace
-	12, // 2: berth.network.v1.AttachResponse.endpoints:type_name -> berth.api.v1.EndpointInfo
-	4,  // 3: berth.network.v1.AttachResponse.dns:type_name -> berth.network.v1.DnsConfig
-	10, // 4: berth.network.v1.AttachResponse.sysctls:type_name -> berth.network.v1.AttachResponse.SysctlsEntry
+	13, // 0: berth.network.v1.AttachRequest.network:type_name -> berth.api.v1.NetworkSpec
+	5,  // 1: berth.network.v1.AttachResponse.namespace:type_name -> berth.network.v1.Namespace
+	14, // 2: berth.network.v1.AttachResponse.endpoints:type_name -> berth.api.v1.EndpointInfo
+	6,  // 3: berth.network.v1.AttachResponse.dns:type_name -> berth.network.v1.DnsConfig
+	12, // 4: berth.network.v1.AttachResponse.sysctls:type_name -> berth.network.v1.AttachResponse.SysctlsEntry
 	0,  // 5: berth.network.v1.Namespace.kind:type_name -> berth.network.v1.Namespace.Kind
-	9,  // 6: berth.network.v1.ListResponse.endpoints:type_name -> berth.network.v1.Endpoint
-	12, // 7: berth.network.v1.Endpoint.info:type_name -> berth.api.v1.EndpointInfo
+	11, // 6: berth.network.v1.ListResponse.endpoints:type_name -> berth.network.v1.Endpoint
+	14, // 7: berth.network.v1.Endpoint.info:type_name -> berth.api.v1.EndpointInfo
 	1,  // 8: berth.network.v1.EndpointService.Attach:input_type -> berth.network.v1.AttachRequest
-	5,  // 9: berth.network.v1.EndpointService.Detach:input_type -> berth.network.v1.DetachRequest
-	7,  // 10: berth.network.v1.EndpointService.List:input_type -> berth.network.v1.ListRequest
-	2,  // 11: berth.network.v1.EndpointService.Attach:output_type -> berth.network.v1.AttachResponse
-	6,  // 12: berth.network.v1.EndpointService.Detach:output_type -> berth.network.v1.DetachResponse
-	8,  // 13: berth.network.v1.EndpointService.List:output_type -> berth.network.v1.ListResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
+	2,  // 9: berth.network.v1.EndpointService.Use:input_type -> berth.network.v1.UseRequest
+	7,  // 10: berth.network.v1.EndpointService.Detach:input_type -> berth.network.v1.DetachRequest
+	9,  // 11: berth.network.v1.EndpointService.List:input_type -> berth.network.v1.ListRequest
+	4,  // 12: berth.network.v1.EndpointService.Attach:output_type -> berth.network.v1.AttachResponse
+	3,  // 13: berth.network.v1.EndpointService.Use:output_type -> berth.network.v1.UseResponse
+	8,  // 14: berth.network.v1.EndpointService.Detach:output_type -> berth.network.v1.DetachResponse
+	10, // 15: berth.network.v1.EndpointService.List:output_type -> berth.network.v1.ListResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -711,7 +811,7 @@ func file_berth_network_v1_endpoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_network_v1_endpoint_proto_rawDesc), len(file_berth_network_v1_endpoint_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

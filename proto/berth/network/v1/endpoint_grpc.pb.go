@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	EndpointService_Attach_FullMethodName = "/berth.network.v1.EndpointService/Attach"
+	EndpointService_Use_FullMethodName    = "/berth.network.v1.EndpointService/Use"
 	EndpointService_Detach_FullMethodName = "/berth.network.v1.EndpointService/Detach"
 	EndpointService_List_FullMethodName   = "/berth.network.v1.EndpointService/List"
 )
@@ -37,6 +38,9 @@ type EndpointServiceClient interface {
 	// ALREADY_EXISTS (reason PORT_IN_USE) when a port is taken; NOT_FOUND network; RESOURCE_EXHAUSTED no address left;
 	// UNAVAILABLE when execd must make a namespace and is away.
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
+	// Use announces and lists an endpoint that was attached with standby: its container is there now. One that has no such
+	// endpoint, or has none any more, is left as it is. Idempotent.
+	Use(ctx context.Context, in *UseRequest, opts ...grpc.CallOption) (*UseResponse, error)
 	// Takes everything back: ports and addresses are free when the answer comes; links are deleted in the background.
 	// Detaching what is not there succeeds.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*DetachResponse, error)
@@ -56,6 +60,16 @@ func (c *endpointServiceClient) Attach(ctx context.Context, in *AttachRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AttachResponse)
 	err := c.cc.Invoke(ctx, EndpointService_Attach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) Use(ctx context.Context, in *UseRequest, opts ...grpc.CallOption) (*UseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UseResponse)
+	err := c.cc.Invoke(ctx, EndpointService_Use_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +107,9 @@ type EndpointServiceServer interface {
 	// ALREADY_EXISTS (reason PORT_IN_USE) when a port is taken; NOT_FOUND network; RESOURCE_EXHAUSTED no address left;
 	// UNAVAILABLE when execd must make a namespace and is away.
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
+	// Use announces and lists an endpoint that was attached with standby: its container is there now. One that has no such
+	// endpoint, or has none any more, is left as it is. Idempotent.
+	Use(context.Context, *UseRequest) (*UseResponse, error)
 	// Takes everything back: ports and addresses are free when the answer comes; links are deleted in the background.
 	// Detaching what is not there succeeds.
 	Detach(context.Context, *DetachRequest) (*DetachResponse, error)
@@ -110,6 +127,9 @@ type UnimplementedEndpointServiceServer struct{}
 
 func (UnimplementedEndpointServiceServer) Attach(context.Context, *AttachRequest) (*AttachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedEndpointServiceServer) Use(context.Context, *UseRequest) (*UseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Use not implemented")
 }
 func (UnimplementedEndpointServiceServer) Detach(context.Context, *DetachRequest) (*DetachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
@@ -152,6 +172,24 @@ func _EndpointService_Attach_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EndpointServiceServer).Attach(ctx, req.(*AttachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_Use_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).Use(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_Use_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).Use(ctx, req.(*UseRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -202,6 +240,10 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Attach",
 			Handler:    _EndpointService_Attach_Handler,
+		},
+		{
+			MethodName: "Use",
+			Handler:    _EndpointService_Use_Handler,
 		},
 		{
 			MethodName: "Detach",

@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apiv1 "berth/proto/berth/api/v1"
+	networkv1 "berth/proto/berth/network/v1"
+)
+
+// Who has run a container with --rm often runs the next one of the same image
+// soon: scripts, builds, functions. So after such a run the engine gets root
+// file system and endpoint for one more, and the next run asks only execd.
+//
+// A spare is a container's parts under an id that no container has. It is made
+// and released like those of a container whose making was broken off, so a
+// crash leaves nothing that the reconciler does not know. It is the same that
+// asking now would give: every call that could change what an image's name
+// means, or that counts or removes what spares hold, releases them first
+// (Calm, HoldStandby). Nobody is told of it: netd lists and announces the endpoint when it is
+// used.
+
+// standbyTime is how long spares wait for a run; then the engine is idle and
+// holds nothing.
+const standbyTime = 10 * time.Second
+
+// maxSpares are kept at most, all of one shape.
+const maxSpares = 2
+
+// shape is what spares are made for.
+type shape struct{ image, platform string }
+
+// spare is the parts of a container that nobody has asked for yet.
+type spare struct {
+	container container
+	parts     parts
+	settled   func() // takes the id out of making
+}
+
+// standby keeps the spares.
+type standby struct {
+	mu     sync.Mutex
+	shape  shape
+	spares []*spare
+	making int
+	epoch  int // spares begun in an earlier epoch are not kept
+	holds  int // calls that want none to be made meanwhile
+	expiry *time.Timer
+}
+
+// usualShape tells whether a container is one that spares are kept for: removed
+// on exit, of an image that need not be pulled, with nothing of its own from
+// imaged or netd.
+func usualShape(s *apiv1.ContainerSpec) (shape, bool) {
+	n := s.GetNetwork()
+	own := len(n.GetPorts()) > 0 || n.GetPublishAll() || n.GetIp() != "" || n.GetMacAddress() != "" || len(n.GetAliases()) > 0 ||
+		len(n.GetDns()) > 0 || len(n.GetDnsSearch()) > 0 || len(n.GetDnsOptions()) > 0 || len(n.GetExtraHosts()) > 0 || len(n.GetExpose()) > 0
+	volume := func(m *apiv1.MountSpec) bool { return m.Type == apiv1.MountType_MOUNT_TYPE_VOLUME }
+	usual := s.AutoRemove && s.Name == "" && s.Hostname == "" && !own && (n.GetMode() == "" || n.GetMode() == defaultNetwork) &&
+		s.Pull != apiv1.PullPolicy_PULL_POLICY_ALWAYS && !slices.ContainsFunc(s.Mounts, volume)
+	return shape{s.Image, s.Platform}, usual
+}
+
+// takeSpare gives the parts of a container of that spec, or nil.
+func (e *Engine) takeSpare(s *apiv1.ContainerSpec) *spare {
+	want, usual := usualShape(s)
+	if !usual || !e.Backends.Execd.Up() {
+		return nil
+	}
+	b := &e.standby
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.spares) == 0 || b.shape != want {
+		return nil
+	}
+	taken := b.spares[0]
+	b.spares = b.spares[1:]
+	return taken
+}
+
+// announce has netd list and announce the endpoint of a spare that was used.
+func (e *Engine) announce(ctx context.Context, c container) {
+	e.background(ctx, func(ctx context.Context) {
+		if _, err := e.Backends.Endpoints().Use(ctx, &networkv1.UseRequest{ContainerId: c.id}); err != nil {
+			e.Log.Debug("endpoint not announced", "container", c.id, "error", err)
+		}
+	})
+}
+
+// standBy makes a spare like c, which has just run, unless there are enough. It
+// is called in the background of c's end.
+func (e *Engine) standBy(ctx context.Context, c container) {
+	want, usual := usualShape(c.spec)
+	if !usual {
+		return
+	}
+	b := &e.standby
+	b.mu.Lock()
+	if b.holds > 0 {
+		b.mu.Unlock()
+		return
+	}
+	if b.shape != want {
+		old := b.clear()
+		b.shape = want
+		defer e.releaseSpares(ctx, old)
+	}
+	if len(b.spares)+b.making >= maxSpares {
+		b.mu.Unlock()
+		return
+	}
+	b.making++
+	epoch := b.epoch
+	b.mu.Unlock()
+
+	made := e.makeSpare(ctx, want)
+
+	b.mu.Lock()
+	b.making--
+	if made != nil && epoch == b.epoch {
+		b.spares = append(b.spares, made)
+		made = nil
+		b.expireLater(e)
+	}
+	b.mu.Unlock()
+	if made != nil {
+		e.releaseSpares(ctx, []*spare{made})
+	}
+}
+
+// makeSpare gives nil if it cannot be made, or should not: an image with volumes
+// would get new ones, for all to see.
+func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
+	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: new(apiv1.NetworkSpec)}}
+	made := &spare{container: c, settled: e.making.add(c.id)}
+	rootfs, err := e.Backends.Rootfs().Prepare(ctx, prepareRequest(c))
+	if err == nil && len(rootfs.GetRootfs().GetConfig().GetVolumes()) == 0 {
+		request := attachRequest(c, c.spec.Network)
+		request.Standby = true
+		var network *networkv1.AttachResponse
+		if network, err = e.Backends.Endpoints().Attach(ctx, request); err == nil {
+			made.parts = parts{rootfs: rootfs.Rootfs, network: network}
+			return made
+		}
+	}
+	e.Log.Debug("no standby", "image", s.image, "error", err)
+	e.releaseSpares(ctx, []*spare{made})
+	return nil
+}
+
+// HoldStandby releases all spares, returns when they are gone, and keeps new ones
+// from being made until resume is called.
+func (e *Engine) HoldStandby(ctx context.Context) (resume func()) {
+	e.standby.mu.Lock()
+	e.standby.holds++
+	e.standby.mu.Unlock()
+	e.DropStandby(ctx)
+	return func() {
+		e.standby.mu.Lock()
+		defer e.standby.mu.Unlock()
+		e.standby.holds--
+	}
+}
+
+// DropStandby releases all spares and returns when they are gone.
+func (e *Engine) DropStandby(ctx context.Context) {
+	e.standby.mu.Lock()
+	old := e.standby.clear()
+	e.standby.mu.Unlock()
+	e.releaseSpares(ctx, old)
+}
+
+// clear forgets the spares and those being made. The lock is held.
+func (b *standby) clear() []*spare {
+	old := b.spares
+	b.spares, b.shape = nil, shape{}
+	b.epoch++
+	if b.expiry != nil {
+		b.expiry.Stop()
+		b.expiry = nil
+	}
+	return old
+}
+
+// expireLater is called with the lock, for each new spare.
+func (b *standby) expireLater(e *Engine) {
+	if b.expiry != nil {
+		b.expiry.Reset(standbyTime)
+		return
+	}
+	b.expiry = time.AfterFunc(standbyTime, func() {
+		e.background(context.Background(), e.DropStandby)
+	})
+}
+
+func (e *Engine) releaseSpares(ctx context.Context, old []*spare) {
+	if len(old) == 0 {
+		return
+	}
+	ctx, cancel := lasting(ctx)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, s := range old {
+		all.Go(func() {
+			e.gone.add(s.container.id)
+			if err := e.release(ctx, s.container.id, true); err != nil {
+				e.wakeLater() // the reconciler finds it when it is no longer in making
+			}
+			s.settled()
+		})
+	}
+	all.Wait()
+}
+
+// calm are the methods that neither change what a name means nor count or remove
+// what spares hold. What is not here, such as a method of tomorrow, drops them.
+var calm = func() map[string]bool {
+	all := map[string]bool{}
+	for service, methods := range map[string][]string{
+		"ContainerService": {"Run", "Create", "Start", "Stop", "Restart", "Remove", "Prune", "Diff", "Kill", "Pause", "Unpause", "Rename",
+			"Update", "List", "Inspect", "Wait", "Logs", "Stats", "Top", "Attach", "Exec"},
+		"ImageService":   {"List", "Inspect", "History", "Login", "Save", "Push"},
+		"NetworkService": {"List", "Inspect", "Create", "Connect", "Disconnect"},
+		"VolumeService":  {"List", "Inspect", "Create", "Remove", "Prune"},
+		"JobService":     {"List", "Get", "Watch", "Cancel"},
+		"EventService":   {"Watch"},
+		"SystemService":  {"Version", "Info", "GetDaemonInfo"},
+	} {
+		for _, m := range methods {
+			all["/berth.api.v1."+service+"/"+m] = true
+		}
+	}
+	return all
+}()
+
+// Calm reports whether a call of that method can be answered with spares around.
+func Calm(method string) bool {
+	return calm[method] || !strings.HasPrefix(method, "/berth.api.v1.")
+}
+
+// CalmMethods is how many methods are named as calm, for tests.
+func CalmMethods() int { return len(calm) }
