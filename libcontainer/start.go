@@ -94,6 +94,7 @@ func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 		return &StepError{"send setup", err}
 	}
 	t.mark("send setup", start)
+	waitForExec(sock)
 	report, fds, err := receive(sock)
 	if len(fds) > 0 {
 		proc.Console = os.NewFile(uintptr(fds[0]), "console")
@@ -109,13 +110,27 @@ func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 	if report.Failure != nil {
 		return fromFailure(report.Failure)
 	}
-	start = monotonic()
+	if n := len(report.Steps); n > 0 {
+		start = report.Steps[n-1].End
+	}
 	last, _, err := receive(sock)
 	t.mark("exec", start)
 	if err == nil && last != nil && last.Failure != nil {
 		return fromFailure(last.Failure)
 	}
 	return err
+}
+
+// waitForExec returns when init has closed its end of the socket, by execve or by
+// its own end. What it reports before that need not wake us: on a busy machine
+// that would cost it its processor.
+func waitForExec(sock int) {
+	fds := []unix.PollFd{{Fd: int32(sock), Events: unix.POLLRDHUP}}
+	for {
+		if _, err := unix.Poll(fds, -1); err != unix.EINTR {
+			return // whatever it was: reading tells
+		}
+	}
 }
 
 func receive(sock int) (*initproc.Report, []int, error) {

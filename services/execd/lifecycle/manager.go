@@ -175,14 +175,23 @@ func (m *Manager) persist(i *container.Info) error {
 	return m.Records.Put(i, false)
 }
 
+// persistStarted is persist for a container that nobody was told of before it
+// runs.
+func (m *Manager) persistStarted(i *container.Info) error {
+	if i.State == container.Starting {
+		return nil
+	}
+	return m.persist(i)
+}
+
 // Create reserves id and name and writes the record.
 func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error) {
 	return m.create(req, true)
 }
 
 // CreateForStart is Create for a container that the caller starts at once. If it
-// goes with its exit, the start writes the first record: until then it is
-// nothing that anybody could want back.
+// goes with its exit, it is first recorded when it runs: until then it is nothing
+// that anybody could want back, and recovery ends what has no record.
 func (m *Manager) CreateForStart(req *execv1.CreateRequest) (*container.Container, error) {
 	return m.create(req, !req.GetSpec().GetAutoRemove())
 }
@@ -221,7 +230,11 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 		m.Containers.FreeIDs(i.ID, i.IDBase)
 		return nil, err
 	}
-	c := container.New(i, m.persist)
+	persist := m.persist
+	if !record {
+		persist = m.persistStarted
+	}
+	c := container.New(i, persist)
 	m.Containers.Add(c)
 	m.Events.Emit("container", "create", i.ID, attributes(i))
 	return c, nil
