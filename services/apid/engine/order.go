@@ -87,7 +87,9 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 	}
 	if c.spec.AutoRemove && !coveted(c.spec.Network) {
 		e.gone.add(c.id)
+		done := e.standby.trail()
 		e.background(ctx, func(ctx context.Context) {
+			defer done()
 			if e.release(ctx, c.id, true) != nil {
 				e.wakeLater()
 			}
@@ -98,7 +100,9 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 	err := e.detach(ctx, c.id)
 	if c.spec.AutoRemove {
 		e.gone.add(c.id)
+		done := e.standby.trail()
 		e.background(ctx, func(ctx context.Context) {
+			defer done()
 			_, err := e.Backends.Rootfs().Release(ctx, &imagev1.ReleaseRequest{ContainerId: c.id, AnonymousVolumes: true})
 			if err != nil {
 				e.wakeLater()

@@ -48,6 +48,7 @@ type standby struct {
 	making int
 	epoch  int // spares begun in an earlier epoch are not kept
 	holds  int // calls that want none to be made meanwhile
+	trails map[chan struct{}]bool
 	expiry *time.Timer
 }
 
@@ -152,16 +153,48 @@ func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
 }
 
 // HoldStandby releases all spares, returns when they are gone, and keeps new ones
-// from being made until resume is called.
+// from being made until resume is called. What is still being given back of
+// containers whose exit was told before is waited for as well: to their users
+// they are gone.
 func (e *Engine) HoldStandby(ctx context.Context) (resume func()) {
-	e.standby.mu.Lock()
-	e.standby.holds++
-	e.standby.mu.Unlock()
+	b := &e.standby
+	b.mu.Lock()
+	b.holds++
+	var trails []chan struct{}
+	for done := range b.trails {
+		trails = append(trails, done)
+	}
+	b.mu.Unlock()
+	wait, cancel := context.WithTimeout(ctx, undoTime)
+	defer cancel()
+	for _, done := range trails {
+		select {
+		case <-done:
+		case <-wait.Done():
+		}
+	}
 	e.DropStandby(ctx)
 	return func() {
-		e.standby.mu.Lock()
-		defer e.standby.mu.Unlock()
-		e.standby.holds--
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.holds--
+	}
+}
+
+// trail notes that work after a reply begins; done that it has ended.
+func (b *standby) trail() (done func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.trails == nil {
+		b.trails = map[chan struct{}]bool{}
+	}
+	ended := make(chan struct{})
+	b.trails[ended] = true
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.trails, ended)
+		close(ended)
 	}
 }
 
