@@ -82,8 +82,12 @@ bench-stages: ## time each stage of a launch by itself (root)
 	go test -run '^$$' -bench '^Benchmark(Run|ForwardUnary|PrepareRelease|Attach|Publish|New|RunTrue|ExecTrue|Start|StartCgroup|StartWaiting|Exec|CreateDelete|EnterLeave|Compile|Cache|Commit)$$' \
 		./services/apid ./services/imaged ./services/netd/... ./services/execd ./libcontainer/... ./internal/journal
 
+.PHONY: bench-cli
+bench-cli: build ## time whole processes of the command line (root)
+	@bench/cli.sh
+
 .PHONY: bench
-bench: bench-launch bench-pull ## all comparisons with peers
+bench: bench-launch bench-pull bench-cli ## all comparisons with peers
 
 $(TOOLS)/buf:
 	GOBIN=$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)

@@ -25,9 +25,6 @@ type app struct {
 }
 
 func main() {
-	// A command line waits for one answer at a time. One processor spares it the threads, and their start, that Go
-	// would otherwise make for goroutines which only hand a message on.
-	runtime.GOMAXPROCS(1)
 	os.Exit(execute(os.Args[1:]))
 }
 
@@ -37,6 +34,9 @@ func execute(args []string) int {
 		fmt.Println("Berth version " + clientVersion()) // what the command tree would say, without making it
 		return 0
 	}
+	// A command line waits for one answer at a time. One processor spares it the threads, and their start, that Go
+	// would otherwise make for goroutines which only hand a message on.
+	runtime.GOMAXPROCS(1)
 	a := &app{}
 	root := a.rootCommand(firstWord(args))
 	root.SetArgs(args)
