@@ -18,6 +18,7 @@ type engine struct {
 	containers apiv1.ContainerServiceClient
 	images     apiv1.ImageServiceClient
 	networks   apiv1.NetworkServiceClient
+	registries apiv1.RegistryServiceClient
 	volumes    apiv1.VolumeServiceClient
 	jobs       apiv1.JobServiceClient
 	events     apiv1.EventServiceClient
@@ -49,6 +50,7 @@ func (a *app) connect() (*engine, error) {
 		containers: apiv1.NewContainerServiceClient(conn),
 		images:     apiv1.NewImageServiceClient(conn),
 		networks:   apiv1.NewNetworkServiceClient(conn),
+		registries: apiv1.NewRegistryServiceClient(conn),
 		volumes:    apiv1.NewVolumeServiceClient(conn),
 		jobs:       apiv1.NewJobServiceClient(conn),
 		events:     apiv1.NewEventServiceClient(conn),

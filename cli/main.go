@@ -145,7 +145,7 @@ func (a *app) groups() []group {
 			{"events", a.eventsCommand}, {"jobs", a.jobsCommand},
 		}},
 		{"nouns", "By noun:", []entry{
-			{"container", a.containerNoun}, {"image", a.imageNoun}, {"network", a.networkNoun}, {"volume", a.volumeNoun}, {"system", a.systemNoun},
+			{"container", a.containerNoun}, {"image", a.imageNoun}, {"manifest", a.manifestNoun}, {"artifact", a.artifactNoun}, {"registry", a.registryNoun}, {"network", a.networkNoun}, {"volume", a.volumeNoun}, {"system", a.systemNoun},
 		}},
 	}
 }

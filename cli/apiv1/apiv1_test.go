@@ -30,7 +30,7 @@ import (
 
 var files = []protoreflect.FileDescriptor{
 	pb.File_berth_api_v1_container_proto, pb.File_berth_api_v1_event_proto, pb.File_berth_api_v1_image_proto, pb.File_berth_api_v1_job_proto,
-	pb.File_berth_api_v1_network_proto, pb.File_berth_api_v1_system_proto, pb.File_berth_api_v1_volume_proto,
+	pb.File_berth_api_v1_network_proto, pb.File_berth_api_v1_registry_proto, pb.File_berth_api_v1_system_proto, pb.File_berth_api_v1_volume_proto,
 }
 
 // clients are the generated ones, by the name of their service.
@@ -38,7 +38,7 @@ func clients(c *rpc.Conn) map[string]any {
 	return map[string]any{
 		"ContainerService": apiv1.NewContainerServiceClient(c), "ImageService": apiv1.NewImageServiceClient(c), "NetworkService": apiv1.NewNetworkServiceClient(c),
 		"VolumeService": apiv1.NewVolumeServiceClient(c), "JobService": apiv1.NewJobServiceClient(c), "EventService": apiv1.NewEventServiceClient(c),
-		"SystemService": apiv1.NewSystemServiceClient(c),
+		"RegistryService": apiv1.NewRegistryServiceClient(c), "SystemService": apiv1.NewSystemServiceClient(c),
 	}
 }
 

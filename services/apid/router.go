@@ -66,6 +66,16 @@ var table = map[string]target{
 	"/berth.api.v1.ImageService/History": imaged,
 	"/berth.api.v1.ImageService/Login":   imaged,
 
+	"/berth.api.v1.RegistryService/ListTags":         imaged,
+	"/berth.api.v1.RegistryService/ListRepositories": imaged,
+	"/berth.api.v1.RegistryService/GetManifest":      imaged,
+	"/berth.api.v1.RegistryService/Delete":           imaged,
+	"/berth.api.v1.RegistryService/CreateIndex":      imaged,
+	"/berth.api.v1.RegistryService/Copy":             imaged,
+	"/berth.api.v1.RegistryService/ListReferrers":    imaged,
+	"/berth.api.v1.RegistryService/PushArtifact":     imaged,
+	"/berth.api.v1.RegistryService/PullArtifact":     imaged,
+
 	"/berth.api.v1.VolumeService/List":    imaged,
 	"/berth.api.v1.VolumeService/Inspect": imaged,
 	"/berth.api.v1.VolumeService/Create":  imaged,

@@ -300,5 +300,6 @@ func (s imageService) Login(ctx context.Context, req *apiv1.ImageServiceLoginReq
 	}
 	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
 	defer cancel()
-	return &apiv1.ImageServiceLoginResponse{}, s.registry.Ping(ctx, strings.TrimSuffix(host, "/"), authOf(req.Auth))
+	token, err := s.registry.Login(ctx, strings.TrimSuffix(host, "/"), authOf(req.Auth))
+	return &apiv1.ImageServiceLoginResponse{IdentityToken: string(token)}, err
 }

@@ -30,6 +30,7 @@ import (
 	"berth/services/imaged/pull"
 	"berth/services/imaged/push"
 	"berth/services/imaged/registry"
+	"berth/services/imaged/remote"
 	"berth/services/imaged/rootfs"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
@@ -65,11 +66,17 @@ func run(ctx context.Context, env *daemon.Env) error {
 }
 
 // timeouts are those of calls that may take long for good reason: deleting
-// records and files of many images, copying an image with the plaincopy driver.
+// records and files of many images, copying an image with the plaincopy driver,
+// registries that answer slowly or let one wait.
 var timeouts = map[string]time.Duration{
-	"/berth.api.v1.ImageService/Prune":      10 * time.Minute,
-	"/berth.api.v1.ImageService/Remove":     2 * time.Minute,
-	"/berth.api.v1.VolumeService/Prune":     10 * time.Minute,
+	"/berth.api.v1.ImageService/Prune":  10 * time.Minute,
+	"/berth.api.v1.ImageService/Remove": 2 * time.Minute,
+	"/berth.api.v1.VolumeService/Prune": 10 * time.Minute,
+
+	"/berth.api.v1.RegistryService/ListTags":         10 * time.Minute,
+	"/berth.api.v1.RegistryService/ListRepositories": 10 * time.Minute,
+	"/berth.api.v1.RegistryService/CreateIndex":      time.Hour,
+
 	"/berth.image.v1.RootfsService/Prepare": 10 * time.Minute,
 }
 
@@ -132,6 +139,7 @@ func (s *server) connect(c config.Imaged) {
 		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Unpack: files, Inflate: stream,
 	})
 	s.saver = &archive.Saver{Store: s.store, Images: s.images}
+	s.remote = &remote.Remote{Registry: s.registry, Copies: c.ParallelDownloads}
 	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
 }
 

@@ -16,6 +16,7 @@ import (
 	"berth/services/imaged/pull"
 	"berth/services/imaged/push"
 	"berth/services/imaged/registry"
+	"berth/services/imaged/remote"
 	"berth/services/imaged/rootfs"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
@@ -36,6 +37,7 @@ type server struct {
 	registry *registry.Client
 	puller   *pull.Puller
 	pusher   *push.Pusher
+	remote   *remote.Remote
 	importer *importer.Importer
 	loader   *archive.Loader
 	saver    *archive.Saver
@@ -44,6 +46,7 @@ type server struct {
 
 func (s *server) register(g *grpc.Server) {
 	apiv1.RegisterImageServiceServer(g, imageService{server: s})
+	apiv1.RegisterRegistryServiceServer(g, registryService{server: s})
 	apiv1.RegisterVolumeServiceServer(g, volumeService{server: s})
 	imagev1.RegisterRootfsServiceServer(g, rootfsService{server: s})
 	imagev1.RegisterStoreServiceServer(g, storeService{server: s})

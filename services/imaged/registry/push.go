@@ -184,25 +184,34 @@ func (c *Client) PushManifest(ctx context.Context, ref reference.Named, mediaTyp
 			return "", invalid("manifest has digest %s, not %s", dgst, t.digest)
 		}
 	}
-	if _, err := CheckManifest(raw, mediaType); err != nil {
-		return "", fmt.Errorf("push %s: %w", t.text, err)
-	}
-	r, err := c.newRequest(ctx, t.site, "push "+t.text, http.MethodPut, t.path+"/manifests/"+t.last(), auth, pushScope(t.repository))
+	resp, r, err := c.putManifest(ctx, t, mediaType, raw, auth)
 	if err != nil {
 		return "", err
-	}
-	r.header.Set("Content-Type", mediaType)
-	r.setBody(raw)
-	resp, err := c.do(ctx, r)
-	if err != nil {
-		return "", err
-	}
-	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
-		return "", r.statusError(resp)
 	}
 	defer resp.close()
 	if err := r.checkStored(resp, dgst); err != nil {
 		return "", err
 	}
 	return dgst, nil
+}
+
+// putManifest stores raw, and gives the answer to be closed.
+func (c *Client) putManifest(ctx context.Context, t target, mediaType string, raw []byte, auth Auth) (*response, *request, error) {
+	if _, err := CheckManifest(raw, mediaType); err != nil {
+		return nil, nil, fmt.Errorf("push %s: %w", t.text, err)
+	}
+	r, err := c.newRequest(ctx, t.site, "push "+t.text, http.MethodPut, t.path+"/manifests/"+t.last(), auth, pushScope(t.repository))
+	if err != nil {
+		return nil, nil, err
+	}
+	r.header.Set("Content-Type", mediaType)
+	r.setBody(raw)
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
+		return nil, nil, r.statusError(resp)
+	}
+	return resp, r, nil
 }

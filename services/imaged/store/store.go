@@ -70,6 +70,9 @@ func Open(dir string) (*Store, error) {
 	return s, err
 }
 
+// Staging is a directory for what is being written; it is emptied at each start.
+func (s *Store) Staging() string { return s.staging }
+
 // Check refuses everything but well-formed digests of a known algorithm. Paths
 // and URLs are only ever built of digests that passed it (regression S-16).
 func Check(d digest.Digest) error {
