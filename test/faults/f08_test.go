@@ -24,6 +24,8 @@ import (
 // shortCuts is how many power cuts the short form makes; BERTH_POWER_CUTS asks for another number.
 const shortCuts = 20
 
+const clock = "15:04:05.000000"
+
 // TestF08PowerCut cuts the power at random moments of pulls, imports, runs and removals. After each cut the engine
 // starts without help; every listed image is whole, down to the bytes its containers see; and what a user was told is
 // done is done.
@@ -54,7 +56,7 @@ func TestF08PowerCut(t *testing.T) {
 	for i := range cuts {
 		p.cut(i)
 		if t.Failed() {
-			t.Fatalf("the above was cut %d, during: %s", i, p.last)
+			t.Fatalf("the above was cut %d:\n%s", i, strings.Join(p.history, "\n"))
 		}
 	}
 	t.Logf("%d cuts survived; %d operations were confirmed before their cut; slowest start %s", cuts, p.confirmed, p.slowest.Round(time.Millisecond))
@@ -74,11 +76,15 @@ type power struct {
 
 	mu                 sync.Mutex
 	images, containers map[string]bool // true: there; false: removed
-	last               string
 	confirmed          int
+	cutAfter           int           // operations yet to be confirmed before cutNow is closed
+	cutNow             chan struct{} // nil: the cut comes at its own time
 	slowest            time.Duration
-	going              atomic.Bool // the power: an answer that comes now no user would have seen
-	serial             int
+	// going is the power, as long as it is not yet gone. An answer that comes now no user would have seen, and it may
+	// be wrong: fdatasync(2) that ext4's shutdown overtakes finds its transaction gone, and returns success.
+	going   atomic.Bool
+	serial  int
+	history []string // of this cut
 }
 
 // cut works until the power is gone, brings it back and checks.
@@ -87,13 +93,23 @@ func (p *power) cut(round int) {
 	var working sync.WaitGroup
 	stop := make(chan struct{})
 	p.going.Store(false)
-	working.Go(func() { p.work(stop) })
-	time.Sleep(time.Duration(20+p.random.IntN(500)) * time.Millisecond)
+	p.history = nil
+	seed, pause, confirmed := p.random.Uint64(), time.Duration(20+p.random.IntN(500))*time.Millisecond, p.confirmedNow()
+	if confirmed != nil {
+		pause = 5 * time.Second
+	}
+	working.Go(func() { p.work(stop, seed) })
+	select {
+	case <-time.After(pause):
+	case <-confirmed: // the moment it matters most
+	}
 	p.going.Store(true)
+	cutAt := time.Now().Format(clock)
 	p.disk.Cut(t)
 	e.PowerOff(t)
 	close(stop)
 	working.Wait()
+	p.history = append(p.history, cutAt+" the power went")
 	if err := os.RemoveAll(e.Run); err != nil { // a tmpfs
 		t.Fatal(err)
 	}
@@ -108,9 +124,21 @@ func (p *power) cut(round int) {
 	p.verify()
 }
 
+// confirmedNow is, for every other cut, a channel that is closed when so many more operations are confirmed.
+func (p *power) confirmedNow() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAfter, p.cutNow = 0, nil
+	if p.random.IntN(2) == 0 {
+		return nil
+	}
+	p.cutAfter, p.cutNow = 1+p.random.IntN(6), make(chan struct{})
+	return p.cutNow
+}
+
 // work does operations one after the other until one fails, as it does when the power goes.
-func (p *power) work(stop chan struct{}) {
-	random := rand.New(rand.NewPCG(p.random.Uint64(), 1))
+func (p *power) work(stop chan struct{}, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 1))
 	for {
 		select {
 		case <-stop:
@@ -154,9 +182,10 @@ func (p *power) change(of map[string]bool, name string, there bool, args ...stri
 		return true // nothing to do
 	}
 	delete(of, name)
-	p.last = strings.Join(args, " ")
 	p.mu.Unlock()
+	start := time.Now()
 	r := p.e.Try(args...)
+	p.history = append(p.history, fmt.Sprintf("%s %s: exit %d after %s %s", start.Format(clock), strings.Join(args, " "), r.Code, r.Took, strings.TrimSpace(r.Err)))
 	if p.going.Load() {
 		return false
 	}
@@ -165,6 +194,9 @@ func (p *power) change(of map[string]bool, name string, there bool, args ...stri
 	switch {
 	case r.Code == 0:
 		p.confirmed++
+		if p.cutAfter--; p.cutAfter == 0 && p.cutNow != nil {
+			close(p.cutNow)
+		}
 		if name != "" {
 			of[name] = there
 		}
