@@ -28,10 +28,6 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "SKIP: every test of libcontainer needs root")
 		return 0
 	}
-	// Where there is no Go, as in test/vm, it comes with the tests.
-	if initBinary = os.Getenv("BERTH_INIT"); initBinary != "" {
-		return m.Run()
-	}
 	// Where there is no Go, as in a virtual machine of another kernel, the binary
 	// comes along.
 	if initBinary = os.Getenv("BERTH_INIT"); initBinary != "" {

@@ -64,6 +64,11 @@ func (r *runner) prepare(c *Command) error {
 	if err := r.labels(c); err != nil {
 		return err
 	}
+	if c.Init && !r.setup.Exec {
+		if err := r.step("prepare resident init", r.openResident); err != nil {
+			return err
+		}
+	}
 	if r.setup.Root.Attr&mount.ReadOnly != 0 && !r.setup.Exec {
 		if err := r.step("make root read-only", func() error { return mount.Change("/", r.setup.Root.Attr) }); err != nil {
 			return err
@@ -215,6 +220,9 @@ func (r *runner) commit(c *Command) error {
 	unix.Prctl(unix.PR_SET_TIMERSLACK, commandSlack, 0, 0, 0)
 	if err := r.confine(c); err != nil {
 		return err
+	}
+	if c.Init && !r.setup.Exec {
+		return r.reside(c, argv, envp)
 	}
 	return r.execute(c, argv, envp)
 }

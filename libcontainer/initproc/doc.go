@@ -14,6 +14,9 @@
 //	end of stream: the command runs     ◄──── the socket is close-on-exec
 //	  or a second Report: execve failed ◄────
 //
+// With Command.Init it turns into a process 1 that stays, with the command as its
+// child: see resident.go.
+//
 // Everything of the launcher's that init holds is close-on-exec from its first
 // instruction on, so what the command inherits is descriptors 0 to 2 and nothing
 // else. Everything privileged that names an object by path happens before the

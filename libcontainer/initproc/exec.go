@@ -15,8 +15,11 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // execute calls execve for each place the command may be at, as execvp(3)
 // does. There is no look before the leap: what execve finds is what counts.
 func (r *runner) execute(c *Command, argv, envp []*byte) error {
-	name := c.Args[0]
-	err := search(candidates(name, c.Env), argv, envp)
+	return startError(c.Args[0], search(candidates(c.Args[0], c.Env), argv, envp))
+}
+
+// startError is the error of a command that could not be executed.
+func startError(name string, err error) error {
 	return &stepError{step: "start " + strconv.Quote(name), kind: kindOf(err), err: describe(name, err)}
 }
 

@@ -31,6 +31,7 @@ type runner struct {
 	bounding caps.Set // what the launcher can hand on
 	stock    *stocked // what was made ahead, nil: nothing
 	stocking *stocked // while it is being made
+	resident int      // file for the program of a resident init
 }
 
 // Main is the whole program. It returns only by the end of the process.

@@ -78,6 +78,7 @@ type Command struct {
 	Umask       uint32       `json:",omitempty"` // 0 is 0022
 	AppArmor    string       `json:",omitempty"` // profile to change to at exec
 	SELinux     string       `json:",omitempty"` // context to change to at exec
+	Init        bool         `json:",omitempty"` // keep init as the first process, above the command; not in an exec
 }
 
 // User says as whom a command runs. Spec is "user[:group]", names or numbers,
@@ -202,6 +203,7 @@ func (c *Command) encode(e *wire.Encoder) {
 	e.Uint(uint64(c.Umask))
 	e.String(c.AppArmor)
 	e.String(c.SELinux)
+	e.Bool(c.Init)
 }
 
 func decodeCommand(d *wire.Decoder) Command {
@@ -225,6 +227,7 @@ func decodeCommand(d *wire.Decoder) Command {
 	c.Umask = uint32(d.Uint())
 	c.AppArmor = d.String()
 	c.SELinux = d.String()
+	c.Init = d.Bool()
 	return c
 }
 

@@ -49,6 +49,12 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("run %v: exit %d, %q; want %d and %q", tc.args, r.Code, r.Err, tc.code, tc.says)
 		}
 	}
+	for script, code := range map[string]int{"exit 42": 42, "kill -TERM $$; sleep 1; exit 3": 143} { // with --init it is no process 1
+		if r := e.Try("run", "--rm", "--init", img, "sh", "-c", script); r.Code != code {
+			t.Errorf("run --init, %q: exit %d, want %d; %s", script, r.Code, code, r.Err)
+		}
+	}
+	e.Fails(t, 127, []string{"/no/such"}, "run", "--rm", "--init", img, "/no/such")
 	e.Fails(t, 125, []string{"no/such"}, "run", "--rm", "--pull", "never", "no/such:image", "true")
 	e.Fails(t, 125, []string{"user", "nobodyhere"}, "run", "--rm", "-u", "nobodyhere", img, "true")
 	e.Fails(t, 125, []string{"memory", "6"}, "run", "--rm", "-m", "1m", img, "true")

@@ -144,9 +144,6 @@ func (b *Builder) Check(spec *apiv1.ContainerSpec, image *apiv1.ImageConfig) err
 	if spec.OomScoreAdj != nil && (*spec.OomScoreAdj < -1000 || *spec.OomScoreAdj > 1000) {
 		return refuse("OOM_SCORE_ADJ", "OOM score adjustment %d: want -1000 to 1000", *spec.OomScoreAdj)
 	}
-	if spec.Init {
-		return fault.Unimplemented.Errorf("INIT", "an init process inside the container is not available yet")
-	}
 	if err := checkModes(spec); err != nil {
 		return err
 	}
@@ -285,7 +282,7 @@ func (b *Builder) command(in *Input, p *Plan) (libcontainer.Command, error) {
 	c := libcontainer.Command{
 		Args: p.Command, Env: p.Env, Cwd: p.Cwd,
 		User:        libcontainer.User{Spec: User(in.Spec, in.Image), Groups: in.Spec.GroupAdd},
-		OOMScoreAdj: &score,
+		OOMScoreAdj: &score, Init: in.Spec.Init,
 	}
 	if in.Spec.Tty {
 		c.Terminal = &libcontainer.ConsoleSize{Rows: p.Stdio.Rows, Cols: p.Stdio.Columns}
