@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -76,6 +78,9 @@ func TestReport(t *testing.T) {
 	detailed := func(c rpc.Code, reason, hint, text string) error {
 		return &rpc.Status{Code: c, Message: text, Reason: reason, Metadata: map[string]string{"hint": hint}}
 	}
+	dialed := func(err error) error {
+		return &rpc.Status{Code: rpc.Unavailable, Cause: &rpc.DialError{Path: "/s", Err: os.NewSyscallError("connect", err)}}
+	}
 	for _, tc := range []struct {
 		err  error
 		text string
@@ -86,6 +91,12 @@ func TestReport(t *testing.T) {
 		{detailed(rpc.AlreadyExists, "NAME_IN_USE", "remove it", "name web is taken"), "error: name web is taken\nhint: remove it\n", 125},
 		{failed(detailed(rpc.AlreadyExists, "NAME_IN_USE", "", "two\nlines")), "error: two; lines\n", 1},
 		{exitCode(7), "", 7},
+		{dialed(syscall.ENOENT), "error: cannot reach the engine at unix:///s: no such file or directory\nhint: start it with `berth up --detach`, or `systemctl start berth-apid.socket`\n", 125},
+		{dialed(syscall.ECONNREFUSED), "error: cannot reach the engine at unix:///s: connection refused\nhint: start it with `berth up --detach`, or `systemctl start berth-apid.socket`\n", 125},
+		{dialed(syscall.EACCES), "error: cannot reach the engine at unix:///s: permission denied\nhint: join the group berth (usermod -aG berth USER, then log in again), or use sudo\n", 125},
+		{failed(dialed(syscall.EMFILE)), "error: cannot reach the engine at unix:///s: too many open files\n", 1},
+		{&rpc.Status{Code: rpc.Unavailable, Cause: &rpc.LostError{Err: io.ErrUnexpectedEOF}}, "error: the engine closed the connection\nhint: it may be restarting: try again, or see `berth version`\n", 125},
+		{&rpc.Status{Code: rpc.Canceled, Message: "cancelled"}, "error: cancelled\n", 130},
 	} {
 		var b bytes.Buffer
 		if code := report(&b, tc.err); code != tc.code || b.String() != tc.text {

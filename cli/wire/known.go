@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Timestamp is google.protobuf.Timestamp: a point in time since 1970 in UTC. nil is 1970 itself.
 type Timestamp struct {
@@ -48,14 +51,15 @@ func (x *Duration) AsDuration() time.Duration {
 	if x == nil {
 		return 0
 	}
-	const most = int64(1<<63-1) / int64(time.Second)
-	switch {
-	case x.Seconds >= most:
-		return 1<<63 - 1
-	case x.Seconds <= -most:
-		return -1 << 63
+	whole := time.Duration(x.Seconds) * time.Second
+	d := whole + time.Duration(x.Nanos)
+	if int64(whole/time.Second) != x.Seconds || x.Seconds > 0 && x.Nanos > 0 && d < 0 || x.Seconds < 0 && x.Nanos < 0 && d > 0 {
+		if x.Seconds < 0 {
+			return math.MinInt64
+		}
+		return math.MaxInt64
 	}
-	return time.Duration(x.Seconds)*time.Second + time.Duration(x.Nanos)
+	return d
 }
 
 // AppendTo implements Message.
