@@ -47,6 +47,9 @@ truncate -s 8G "$work.ext4"
 mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 "$work.ext4"
 mount -o loop,noatime "$work.ext4" "$work"
 chmod 755 "$work"
+# What engines keep below /run is on a tmpfs there.
+mkdir "$work/run"
+mount -t tmpfs -o mode=755 tmpfs "$work/run"
 
 # crun wants each controller of a host with cgroup v1 to be a v1 one; some hosts leave hugetlb with v2. The mount point
 # for it must not appear in the host's directory, where others would take it for a hierarchy: a private one lies over it.

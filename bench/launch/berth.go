@@ -27,7 +27,7 @@ func newBerth(o options, name, config string) (*berth, error) {
 		return &berth{peer: p}, err
 	}
 	dir := filepath.Join(o.work, name)
-	b := &berth{peer: p, cli: filepath.Join(o.bin, "berth"), root: dir + "/root", run: dir + "/run"}
+	b := &berth{peer: p, cli: filepath.Join(o.bin, "berth"), root: dir + "/root", run: filepath.Join(o.work, "run", name)}
 	b.env = []string{"BERTH_ROOT=" + b.root, "BERTH_RUN=" + b.run, "BERTH_HOST=", "BERTH_CONFIG=" + dir + "/berth.toml"}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return b, err

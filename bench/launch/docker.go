@@ -23,7 +23,7 @@ func startDocker(o options) (*peer, error) {
 		return p, err
 	}
 	defer log.Close()
-	daemon := exec.Command("dockerd", "--data-root", dir+"/root", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+	daemon := exec.Command("dockerd", "--data-root", dir+"/root", "--exec-root", o.work+"/run/docker", "--pidfile", dir+"/pid",
 		"--host", socket, "--cgroup-parent", "/"+p.charge.Containers)
 	daemon.Stdout, daemon.Stderr = log, log
 	if err := p.background(daemon); err != nil {

@@ -34,9 +34,9 @@ network_config_dir = "%[3]s/networks"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "crun"
-tmp_dir = "%[3]s/tmp"
-`, files.Max, podmanLimit, dir),
-		"storage.conf":    fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = \"%s/root\"\nrunroot = \"%[1]s/run\"\n", dir),
+tmp_dir = "%[4]s/tmp"
+`, files.Max, podmanLimit, dir, o.work+"/run/podman"),
+		"storage.conf":    fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = \"%s/root\"\nrunroot = \"%s/run\"\n", dir, o.work+"/run/podman"),
 		"registries.conf": "unqualified-search-registries = []\n",
 	}
 	env := []string{"PODMAN_IGNORE_CGROUPSV1_WARNING=1"}

@@ -13,11 +13,11 @@ import (
 )
 
 func newCrun(o options) (*peer, error) {
-	return bareRuntime(o, "crun", "crun", "--cgroup-manager", "cgroupfs", "--root", o.work+"/crun/state")
+	return bareRuntime(o, "crun", "crun", "--cgroup-manager", "cgroupfs", "--root", o.work+"/run/crun")
 }
 
 func newRunc(o options) (*peer, error) {
-	return bareRuntime(o, "runc", "runc", "--root", o.work+"/runc/state")
+	return bareRuntime(o, "runc", "runc", "--root", o.work+"/run/runc")
 }
 
 // bareRuntime runs what the runtime's own specification asks for: the least an engine on top of it has to wait for.

@@ -24,11 +24,8 @@ import (
 // used.
 
 // standbyTime is how long spares wait for a run; then the engine is idle and
-// holds nothing.
+// holds nothing. All are of one shape; the configuration says how many.
 const standbyTime = 10 * time.Second
-
-// maxSpares are kept at most, all of one shape.
-const maxSpares = 2
 
 // shape is what spares are made for.
 type shape struct{ image, platform string }
@@ -109,7 +106,7 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 		b.shape = want
 		defer e.releaseSpares(ctx, old)
 	}
-	if len(b.spares)+b.making >= maxSpares {
+	if len(b.spares)+b.making >= e.Config.Apid.Standby {
 		b.mu.Unlock()
 		return
 	}
