@@ -9,7 +9,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -125,6 +127,44 @@ func TestRepair(t *testing.T) {
 }
 
 // Old kernels are not told of which parts a key consists.
+// Our own changes are no news; everybody else's are.
+func TestOwnChangesAreNoNews(t *testing.T) {
+	inNamespace(t)
+	f := open(t)
+	f.Replace(sample(1))
+	if err := f.Rebuild(); err != nil {
+		t.Fatal(err)
+	}
+	events, err := netlink.Dial(familyNetfilter, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	if err := f.ignoreOwn(events); err != nil {
+		t.Fatal(err)
+	}
+	if err := events.JoinGroup(groupNFTables); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Update(sample(20), Elements{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Rebuild(); err != nil {
+		t.Fatal(err)
+	}
+	events.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if got, err := events.Receive(); err == nil {
+		t.Errorf("news of our own changes: %d messages, the first of type %#x", len(got), got[0].Header.Type)
+	}
+	if out, err := exec.Command("nft", "flush chain ip berthtest forward").CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	events.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if got, err := events.Receive(); err != nil || !has(got, deleteRule) {
+		t.Errorf("news of a flushed chain: %v, %v", got, err)
+	}
+}
+
 func TestPlainConcat(t *testing.T) {
 	inNamespace(t)
 	f := open(t)

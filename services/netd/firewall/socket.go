@@ -1,7 +1,10 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -57,4 +60,22 @@ func (s *socket) exchange(work func() error) error {
 		*s = *fresh
 	}
 	return err
+}
+
+// portID is the socket's address (netlink(7)).
+func (s *socket) portID() (id uint32, err error) {
+	raw, err := s.raw.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var address syscall.Sockaddr
+	ctlErr := raw.Control(func(fd uintptr) { address, err = syscall.Getsockname(int(fd)) })
+	if err = errors.Join(ctlErr, err); err != nil {
+		return 0, os.NewSyscallError("getsockname", err)
+	}
+	n, ok := address.(*syscall.SockaddrNetlink)
+	if !ok {
+		return 0, fmt.Errorf("its family is not netlink: %T", address)
+	}
+	return n.Pid, nil
 }

@@ -2,12 +2,15 @@ package firewall
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
 )
 
 // Numbers of linux/netfilter/nfnetlink.h and nf_tables.h.
@@ -31,6 +34,9 @@ func (f *Firewall) Watch(ctx context.Context, repaired func(error)) error {
 		return fmt.Errorf("open nftables event socket: %w", err)
 	}
 	defer events.Close()
+	if err := f.ignoreOwn(events); err != nil {
+		return err
+	}
 	if err := events.JoinGroup(groupNFTables); err != nil {
 		return fmt.Errorf("subscribe to nftables events: %w", err)
 	}
@@ -48,6 +54,35 @@ func (f *Firewall) Watch(ctx context.Context, repaired func(error)) error {
 		if (err != nil || has(messages, deleteTable, deleteChain, deleteRule)) && !f.intact() {
 			repaired(f.Rebuild())
 		}
+	}
+	return nil
+}
+
+// ignoreOwn keeps the news of f's own changes from a socket: each container
+// changes elements, and would wake the reader for nothing. Who made a change is
+// in the port id of every message that tells of it (struct nlmsghdr), and all
+// messages of a datagram are of one change. When f's connection has been
+// replaced, its news arrive, and are found to be of no interest.
+func (f *Firewall) ignoreOwn(events *netlink.Conn) error {
+	f.mu.Lock()
+	own, err := f.conn.portID()
+	f.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("look up the address of the nftables socket: %w", err)
+	}
+	const portIDAt = 12
+	seen := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, own)) // as the filter loads it
+	program, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: portIDAt, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: seen, SkipFalse: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.RetConstant{Val: math.MaxUint32},
+	})
+	if err != nil {
+		return err
+	}
+	if err := events.SetBPF(program); err != nil {
+		return fmt.Errorf("filter nftables events: %w", err)
 	}
 	return nil
 }
