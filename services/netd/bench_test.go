@@ -17,18 +17,18 @@ import (
 	networkv1 "berth/proto/berth/network/v1"
 )
 
-// BenchmarkAttach is one container after the other; a pool is full each time.
+// BenchmarkAttach is one container after the other; a pool has a slot each time.
 func BenchmarkAttach(b *testing.B) {
 	b.Run("cold", func(b *testing.B) { benchmarkAttach(b, 0, 0) })
 	b.Run("cold,port", func(b *testing.B) { benchmarkAttach(b, 0, 0, tcp(8080, 80)) })
-	b.Run("pool", func(b *testing.B) { benchmarkAttach(b, 4, 0) })
-	b.Run("pool,port", func(b *testing.B) { benchmarkAttach(b, 4, 0, tcp(8080, 80)) })
+	b.Run("pool", func(b *testing.B) { benchmarkAttach(b, 16, 0) })
+	b.Run("pool,port", func(b *testing.B) { benchmarkAttach(b, 16, 0, tcp(8080, 80)) })
 }
 
 // BenchmarkCrowd is the same beside so many containers.
 func BenchmarkCrowd(b *testing.B) {
 	for _, crowd := range []int{0, 500, 1000} {
-		b.Run(fmt.Sprintf("endpoints=%d", crowd), func(b *testing.B) { benchmarkAttach(b, 4, crowd, tcp(8080, 80)) })
+		b.Run(fmt.Sprintf("endpoints=%d", crowd), func(b *testing.B) { benchmarkAttach(b, 16, crowd, tcp(8080, 80)) })
 	}
 }
 
@@ -47,9 +47,9 @@ func benchmarkAttach(b *testing.B, pool, crowd int, ports ...*apiv1.PortMapping)
 	n := 0
 	for b.Loop() {
 		n++
-		if pool > 0 { // what counts is a start into a full pool
+		if pool > 0 { // what counts is a start that finds a slot
 			b.StopTimer()
-			r.eventually("the pool is full", func() bool { return r.ready() == pool })
+			r.eventually("the pool has some", func() bool { return r.ready() > pool/2 })
 			b.StartTimer()
 		}
 		id := fmt.Sprint("c", n)

@@ -536,20 +536,6 @@ func TestFaultPoints(t *testing.T) {
 	}
 }
 
-// A pool slot belongs to nobody after a crash, and is swept.
-func TestSweepAfterKill(t *testing.T) {
-	r := newRig(t, "pool_size = 3")
-	r.eventually("the pool is full", func() bool { return len(r.execd.List()) == 3 })
-	r.attach("a", nil)
-	r.killNetd()
-	r.startNetd()
-	r.eventually("only a and a fresh pool are left", func() bool { return len(r.execd.List()) == 4 && len(r.slotInterfaces()) == 4 })
-	time.Sleep(100 * time.Millisecond)
-	if n := len(r.execd.List()); n != 4 {
-		t.Errorf("%d namespaces, want 4", n)
-	}
-}
-
 func TestExecdRestarts(t *testing.T) {
 	r := newRig(t, "pool_size = 2")
 	a := r.attach("a", nil)
@@ -717,56 +703,5 @@ func TestReadyWhenAnswered(t *testing.T) {
 		t.Errorf("the first connection took %v", took)
 	} else {
 		t.Logf("the first connection took %v", took)
-	}
-}
-
-// The pool is filled in batches; whoever dies meanwhile, and at whatever step,
-// nothing is lost and nothing stays.
-func TestKilledWhileThePoolFills(t *testing.T) {
-	const size = 6
-	r := newRig(t, fmt.Sprintf("pool_size = %d", size))
-	full := func() bool {
-		return len(r.execd.List()) == size && len(r.slotInterfaces()) == size && strings.Count(r.ruleset(), `"bv`) == size+1 // the rule itself
-	}
-	r.eventually("the pool is full", full)
-	for _, point := range []string{"netd.address-taken", "netd.netns-made"} {
-		r.killNetd()
-		r.launchNetd(point + "=1*kill")
-		select {
-		case <-r.netdEnd:
-		case <-time.After(5 * time.Second):
-			t.Fatalf("%s=kill was not met", point)
-		}
-		r.startNetd()
-		r.eventually("after "+point+" the pool is full, and that is all", full)
-	}
-	r.killNetd()
-	r.startNetd()
-	r.stopExecd()
-	r.startExecd()
-	r.eventually("after a restart of execd the pool is full, and that is all", full)
-	a := r.attach("a", nil)
-	b := r.attach("b", nil)
-	r.serveTCP(a.ns, 80, "a")
-	r.reach(b.ns, "tcp4", a.ip.String()+":80", "a")
-}
-
-// A slot is given to one container only, and what the firewall knew of it goes.
-func TestSlotsAreNotReused(t *testing.T) {
-	r := newRig(t, "pool_size = 2")
-	seen := map[string]string{}
-	for i := range 20 {
-		id := fmt.Sprint("c", i)
-		c := r.attach(id, nil)
-		if other := seen[c.resp.Namespace.Id]; other != "" {
-			t.Errorf("%s has the namespace that %s had", id, other)
-		}
-		seen[c.resp.Namespace.Id] = id
-		name := c.resp.Namespace.Id
-		c.ns.Close()
-		r.detach(id)
-		if i%5 == 4 {
-			r.eventually("the firewall has forgotten "+id, func() bool { return !strings.Contains(r.ruleset(), name) })
-		}
 	}
 }

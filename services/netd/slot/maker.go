@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
@@ -182,7 +183,7 @@ func (m *Maker) connect(n *Network, slots []*Slot, spaces []*netns.Namespace) (e
 		up.SetPortUp(s.Port)
 	}
 	if err := m.host.Do(&pairs); err != nil {
-		return err
+		return full(err)
 	}
 	for i, s := range slots {
 		if err := m.configure(n, s, spaces[i].Conn); err != nil {
@@ -191,6 +192,15 @@ func (m *Maker) connect(n *Network, slots []*Slot, spaces []*netns.Namespace) (e
 		m.withoutIPv6(s.Port)
 	}
 	return m.host.Do(&up)
+}
+
+// full explains that a bridge takes no more ports (BR_MAX_PORTS in Linux).
+func full(err error) error {
+	if !errors.Is(err, syscall.EXFULL) {
+		return err
+	}
+	return fault.ResourceExhausted.Errorf("NETWORK_FULL", "the network is full: a bridge of Linux has 1,023 ports: %w", err).
+		Hint("remove containers, or start some in another network: --network")
 }
 
 // withoutIPv6 has the host ignore IPv6 on a port: its frames belong to the
