@@ -24,7 +24,7 @@ type transfer interface {
 
 func (a *app) pullCommand() *cobra.Command {
 	var platform string
-	var quiet, allTags bool
+	var quiet, allTags, allPlatforms bool
 	c := &cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Fetch an image from a registry", Args: needArgs(1, 1),
 		Example: "  berth pull nginx\n  berth pull --platform linux/arm64 debian:bookworm",
@@ -36,7 +36,7 @@ func (a *app) pullCommand() *cobra.Command {
 			defer e.Close()
 			ctx, leave := leavable(cmd.Context())
 			defer leave()
-			stream, err := e.images.Pull(ctx, &apiv1.ImageServicePullRequest{Reference: args[0], Platform: platform, AllTags: allTags, Auth: authFor(args[0])})
+			stream, err := e.images.Pull(ctx, &apiv1.ImageServicePullRequest{Reference: args[0], Platform: platform, AllTags: allTags, AllPlatforms: allPlatforms, Auth: authFor(args[0])})
 			if err != nil {
 				return err
 			}
@@ -44,8 +44,12 @@ func (a *app) pullCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			pulled := r.GetReferences() // with -a or --all-platforms
+			if len(pulled) == 0 {
+				pulled = []string{r.GetReference()}
+			}
 			if quiet {
-				fmt.Fprintln(cmd.OutOrStdout(), r.GetReference())
+				fmt.Fprintln(cmd.OutOrStdout(), strings.Join(pulled, "\n"))
 				return nil
 			}
 			state := "Downloaded newer image for "
@@ -53,13 +57,14 @@ func (a *app) pullCommand() *cobra.Command {
 				state = "Image is up to date for "
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "Digest: %s\nStatus: %s%s\n", r.GetDigest(), state, args[0])
-			fmt.Fprintln(cmd.OutOrStdout(), r.GetReference())
+			fmt.Fprintln(cmd.OutOrStdout(), strings.Join(pulled, "\n"))
 			return nil
 		}),
 	}
 	c.Flags().StringVar(&platform, "platform", "", "os/arch[/variant] instead of the host's")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	c.Flags().BoolVarP(&allTags, "all-tags", "a", false, "all tags of the repository")
+	c.Flags().BoolVar(&allPlatforms, "all-platforms", false, "for all platforms; the name goes to the one for this host")
 	return c
 }
 
@@ -84,8 +89,11 @@ func (a *app) pushCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if quiet {
-				fmt.Fprintln(cmd.OutOrStdout(), r.GetReference())
+			if all := r.GetReferences(); len(all) > 0 || quiet {
+				if len(all) == 0 {
+					all = []string{r.GetReference()}
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), strings.Join(all, "\n"))
 				return nil
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: digest: %s size: %d\n", r.GetReference(), r.GetDigest(), r.GetSizeBytes())

@@ -12,9 +12,11 @@ import (
 type ImageServicePullRequest struct {
 	Reference string
 	// "os/arch[/variant]"; default: the host's.
-	Platform     string
-	Auth         *RegistryAuth
-	AllTags      bool
+	Platform string
+	Auth     *RegistryAuth
+	// All tags of the repository; reference has none then.
+	AllTags bool
+	// All platforms of an index. Each image is named by its digest, the name goes to the one for this host.
 	AllPlatforms bool
 }
 
@@ -188,6 +190,9 @@ type ImageServicePullResponse_Result struct {
 	// Nothing had to be fetched.
 	UpToDate        bool
 	DownloadedBytes int64
+	// With all_tags or all_platforms: every canonical reference that was pulled. The other fields speak of the last
+	// of them, up_to_date and downloaded_bytes of all.
+	References []string
 }
 
 // GetDigest is the field, or its zero value where there is none.
@@ -230,6 +235,14 @@ func (m *ImageServicePullResponse_Result) GetDownloadedBytes() (v int64) {
 	return v
 }
 
+// GetReferences is the field, or its zero value where there is none.
+func (m *ImageServicePullResponse_Result) GetReferences() (v []string) {
+	if m != nil {
+		return m.References
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServicePullResponse_Result) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -250,6 +263,9 @@ func (m *ImageServicePullResponse_Result) AppendTo(b []byte) []byte {
 	if m.DownloadedBytes != 0 {
 		b = wire.AppendUint(b, 5, uint64(m.DownloadedBytes))
 	}
+	for _, v := range m.References {
+		b = wire.AppendBytes(b, 6, v)
+	}
 	return b
 }
 
@@ -268,6 +284,8 @@ func (m *ImageServicePullResponse_Result) Merge(b []byte) error {
 			m.UpToDate = d.Bool()
 		case 5<<3 | wire.Varint:
 			m.DownloadedBytes = int64(d.Uint())
+		case 6<<3 | wire.Bytes:
+			m.References = append(m.References, d.String())
 		}
 	}
 	return d.Err()
@@ -276,7 +294,8 @@ func (m *ImageServicePullResponse_Result) Merge(b []byte) error {
 type ImageServicePushRequest struct {
 	Reference string
 	Auth      *RegistryAuth
-	AllTags   bool
+	// All tags that the repository has here; reference has none then.
+	AllTags bool
 }
 
 // GetReference is the field, or its zero value where there is none.
@@ -419,6 +438,8 @@ type ImageServicePushResponse_Result struct {
 	SizeBytes     int64
 	UploadedBytes int64
 	Reference     string
+	// With all_tags: every canonical reference that was pushed. The other fields speak of the last of them, sizes of all.
+	References []string
 }
 
 // GetDigest is the field, or its zero value where there is none.
@@ -453,6 +474,14 @@ func (m *ImageServicePushResponse_Result) GetReference() (v string) {
 	return v
 }
 
+// GetReferences is the field, or its zero value where there is none.
+func (m *ImageServicePushResponse_Result) GetReferences() (v []string) {
+	if m != nil {
+		return m.References
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServicePushResponse_Result) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -470,6 +499,9 @@ func (m *ImageServicePushResponse_Result) AppendTo(b []byte) []byte {
 	if len(m.Reference) > 0 {
 		b = wire.AppendBytes(b, 4, m.Reference)
 	}
+	for _, v := range m.References {
+		b = wire.AppendBytes(b, 5, v)
+	}
 	return b
 }
 
@@ -486,6 +518,8 @@ func (m *ImageServicePushResponse_Result) Merge(b []byte) error {
 			m.UploadedBytes = int64(d.Uint())
 		case 4<<3 | wire.Bytes:
 			m.Reference = d.String()
+		case 5<<3 | wire.Bytes:
+			m.References = append(m.References, d.String())
 		}
 	}
 	return d.Err()

@@ -37,66 +37,126 @@ func authOf(a *apiv1.RegistryAuth) registry.Auth {
 }
 
 func (s imageService) Pull(req *apiv1.ImageServicePullRequest, stream apiv1.ImageService_PullServer) error {
-	if req.AllTags || req.AllPlatforms {
-		return fault.Unimplemented.Errorf("NOT_IMPLEMENTED", "pulling all tags or all platforms is not implemented")
+	if req.AllPlatforms && req.Platform != "" {
+		return fault.InvalidArgument.Errorf("BAD_PLATFORM", "all platforms and platform %s do not go together", req.Platform)
 	}
-	name, err := images.ParseName(req.Reference)
+	name, err := allOrOne(req.Reference, req.AllTags)
 	if err != nil {
 		return err
 	}
 	progress := newProgress("pull", func(p *apiv1.JobProgress) error {
 		return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Progress{Progress: p}})
 	})
-	r, err := s.puller.Pull(stream.Context(), pull.Request{
+	r := pull.Request{
 		Name: name, Platform: req.Platform, Auth: authOf(req.Auth),
 		Progress: func(p pull.Progress) { progress.set(p.Layer.String(), string(p.State), p.Current, p.Total) },
-	})
+	}
+	one := s.puller.PullOne
+	if req.AllPlatforms {
+		one = s.puller.PullPlatforms
+	}
+	var all []pull.Result
+	if req.AllTags {
+		all, err = s.puller.PullTags(stream.Context(), r, one)
+	} else {
+		all, err = one(stream.Context(), r)
+	}
 	progress.close()
 	if err != nil {
 		return err
 	}
-	if !r.UpToDate {
-		s.tell("pull", r.Image.ID, name)
+	result := &apiv1.ImageServicePullResponse_Result{UpToDate: true}
+	for _, r := range all {
+		if !r.UpToDate {
+			s.tell("pull", r.Image.ID, r.Name)
+		}
+		result.Digest, result.ImageId, result.Reference = r.Target.String(), r.Image.ID.String(), r.Name.String()
+		result.UpToDate = result.UpToDate && r.UpToDate
+		result.DownloadedBytes += r.Downloaded
+		if req.AllTags || req.AllPlatforms {
+			result.References = append(result.References, result.Reference)
+		}
 	}
-	return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Result_{
-		Result: &apiv1.ImageServicePullResponse_Result{
-			Digest: r.Target.String(), ImageId: r.Image.ID.String(), Reference: name.String(),
-			UpToDate: r.UpToDate, DownloadedBytes: r.Downloaded,
-		},
-	}})
+	return stream.Send(&apiv1.ImageServicePullResponse{Message: &apiv1.ImageServicePullResponse_Result_{Result: result}})
+}
+
+// allOrOne parses a reference, which must not have a tag if all are meant.
+func allOrOne(text string, all bool) (reference.Named, error) {
+	name, err := images.ParseName(text)
+	if err != nil || !all {
+		return name, err
+	}
+	if bare, err := reference.ParseNormalizedNamed(text); err != nil || !reference.IsNameOnly(bare) {
+		return nil, fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: all tags are meant, so name none", text).With("image", text)
+	}
+	return name, nil
 }
 
 func (s imageService) Push(req *apiv1.ImageServicePushRequest, stream apiv1.ImageService_PushServer) error {
-	if req.AllTags {
-		return fault.Unimplemented.Errorf("NOT_IMPLEMENTED", "pushing all tags is not implemented")
-	}
-	name, err := images.ParseName(req.Reference)
+	names, err := s.toPush(req)
 	if err != nil {
 		return err
-	}
-	tagged, ok := name.(reference.NamedTagged)
-	if _, digested := name.(reference.Canonical); !ok || digested {
-		return fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: an image is pushed by tag, not by digest", req.Reference).With("image", req.Reference)
 	}
 	progress := newProgress("push", func(p *apiv1.JobProgress) error {
 		return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Progress{Progress: p}})
 	})
-	r, err := s.pusher.Push(stream.Context(), push.Request{
-		Name: tagged, Auth: authOf(req.Auth),
-		Progress: func(p push.Progress) { progress.set(p.Blob.String(), string(p.State), p.Current, p.Total) },
-	})
+	result := &apiv1.ImageServicePushResponse_Result{}
+	for _, name := range names {
+		var r push.Result
+		r, err = s.pusher.Push(stream.Context(), push.Request{
+			Name: name, Auth: authOf(req.Auth),
+			Progress: func(p push.Progress) { progress.set(p.Blob.String(), string(p.State), p.Current, p.Total) },
+		})
+		if err != nil {
+			break
+		}
+		if found, err := s.images.Find(name.String()); err == nil {
+			s.tell("push", found.ID, name)
+		}
+		result.Digest, result.Reference = r.Digest.String(), name.String()
+		result.SizeBytes += r.Size
+		result.UploadedBytes += r.Uploaded
+		if req.AllTags {
+			result.References = append(result.References, result.Reference)
+		}
+	}
 	progress.close()
 	if err != nil {
 		return err
 	}
-	if found, err := s.images.Find(req.Reference); err == nil {
-		s.tell("push", found.ID, name)
+	return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Result_{Result: result}})
+}
+
+// toPush are the tags that a push is about, in order.
+func (s imageService) toPush(req *apiv1.ImageServicePushRequest) ([]reference.NamedTagged, error) {
+	name, err := allOrOne(req.Reference, req.AllTags)
+	if err != nil {
+		return nil, err
 	}
-	return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Result_{
-		Result: &apiv1.ImageServicePushResponse_Result{
-			Digest: r.Digest.String(), SizeBytes: r.Size, UploadedBytes: r.Uploaded, Reference: name.String(),
-		},
-	}})
+	if !req.AllTags {
+		tagged, ok := name.(reference.NamedTagged)
+		if _, digested := name.(reference.Canonical); !ok || digested {
+			return nil, fault.InvalidArgument.Errorf("BAD_REFERENCE", "%s: an image is pushed by tag, not by digest", req.Reference).With("image", req.Reference)
+		}
+		return []reference.NamedTagged{tagged}, nil
+	}
+	var all []reference.NamedTagged
+	for _, i := range s.images.List() {
+		for _, t := range i.Tags {
+			named, err := reference.ParseNormalizedNamed(t)
+			if err != nil || named.Name() != name.Name() {
+				continue
+			}
+			if tagged, ok := named.(reference.NamedTagged); ok {
+				all = append(all, tagged)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, fault.NotFound.Errorf("IMAGE_NOT_FOUND", "no image of repository %s here", req.Reference).With("image", req.Reference)
+	}
+	slices.SortFunc(all, func(a, b reference.NamedTagged) int { return strings.Compare(a.Tag(), b.Tag()) })
+	return all, nil
 }
 
 func (s imageService) Import(stream apiv1.ImageService_ImportServer) error {

@@ -106,3 +106,30 @@ func TestArtifacts(t *testing.T) {
 	e.Fails(t, 1, []string{"repository"}, "artifact", "push", "--subject", ref, reg.Ref("other"), sbom)
 	e.Berth(t, "rmi", ref)
 }
+
+func TestPullAndPushAll(t *testing.T) {
+	e := harness.Shared(t)
+	img := e.Busybox(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	for _, tag := range []string{"1", "2"} {
+		e.Berth(t, "tag", img, reg.Ref("app:"+tag))
+	}
+	want(t, "push -a", e.Berth(t, "push", "-q", "-a", reg.Ref("app")), reg.Ref("app:1")+"\n"+reg.Ref("app:2"))
+	e.Fails(t, 1, []string{"no image"}, "push", "-a", reg.Ref("none"))
+	e.Fails(t, 1, []string{"name none"}, "pull", "-a", reg.Ref("app:1"))
+	e.Berth(t, "rmi", reg.Ref("app:1"), reg.Ref("app:2"))
+	pulled := lines(e.Berth(t, "pull", "-q", "-a", reg.Ref("app")))
+	if len(pulled) != 2 {
+		t.Errorf("pull -a: %v", pulled)
+	}
+	for _, tag := range []string{"1", "2"} {
+		want(t, "tag "+tag, e.Berth(t, "run", "--rm", reg.Ref("app:"+tag), "echo", tag), tag)
+	}
+	e.Berth(t, "manifest", "create", reg.Ref("multi:1"), reg.Ref("app:1"))
+	e.Berth(t, "manifest", "push", "-p", reg.Ref("multi:1"))
+	if all := lines(e.Berth(t, "pull", "-q", "--all-platforms", reg.Ref("multi:1"))); len(all) != 2 || all[1] != reg.Ref("multi:1") || !strings.Contains(all[0], "multi@sha256:") {
+		t.Errorf("--all-platforms: %v", all)
+	}
+	e.Fails(t, 1, []string{"do not go together"}, "pull", "--all-platforms", "--platform", "linux/arm64", reg.Ref("multi:1"))
+	e.Berth(t, "rmi", "-f", reg.Ref("app:1"), reg.Ref("app:2"), reg.Ref("multi:1"))
+}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +67,18 @@ func (f *fakeRegistry) Manifest(_ context.Context, ref reference.Named, _ regist
 		return nil, ocispec.Descriptor{}, fault.NotFound.Errorf("MANIFEST_UNKNOWN", "no manifest %s", ref)
 	}
 	return raw, ocispec.Descriptor{MediaType: f.types[key], Digest: digest.FromBytes(raw), Size: int64(len(raw))}, nil
+}
+
+func (f *fakeRegistry) Tags(_ context.Context, repo reference.Named, _ registry.Auth) (all []string, _ error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key := range f.manifests {
+		if tag, ok := strings.CutPrefix(key, repo.Name()+":"); ok {
+			all = append(all, tag)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 func (f *fakeRegistry) Blob(ctx context.Context, _ reference.Named, desc ocispec.Descriptor, offset int64, _ registry.Auth) (io.ReadCloser, error) {

@@ -38,6 +38,8 @@ import (
 type Registry interface {
 	// Manifest fetches and verifies the manifest or index that ref names.
 	Manifest(ctx context.Context, ref reference.Named, auth registry.Auth) ([]byte, ocispec.Descriptor, error)
+	// Tags lists the tags of a repository.
+	Tags(ctx context.Context, repo reference.Named, auth registry.Auth) ([]string, error)
 	// Blob reads a blob from offset to its end. It does not verify the digest.
 	// *registry.InterruptedError from the reader means that asking again from
 	// where it ended may help.
@@ -88,6 +90,7 @@ type Request struct {
 
 // Result is a pulled image.
 type Result struct {
+	Name       reference.Named
 	Image      images.Image
 	Target     digest.Digest // what the registry has under the name
 	Downloaded int64         // bytes of layers fetched for this pull
@@ -149,7 +152,7 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err := lease.AddDocument(raw, desc.Digest); err != nil {
 		return Result{}, err
 	}
-	result := Result{Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
+	result := Result{Name: r.Name, Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
 	return result, lease.AddImage(image, images.Names(r.Name, image.ID, target))
 }
 

@@ -26,10 +26,12 @@ type ImageServicePullRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Reference string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	// "os/arch[/variant]"; default: the host's.
-	Platform      string        `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
-	Auth          *RegistryAuth `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
-	AllTags       bool          `protobuf:"varint,4,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
-	AllPlatforms  bool          `protobuf:"varint,5,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
+	Platform string        `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
+	Auth     *RegistryAuth `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
+	// All tags of the repository; reference has none then.
+	AllTags bool `protobuf:"varint,4,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
+	// All platforms of an index. Each image is named by its digest, the name goes to the one for this host.
+	AllPlatforms  bool `protobuf:"varint,5,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,10 +184,11 @@ func (*ImageServicePullResponse_Progress) isImageServicePullResponse_Message() {
 func (*ImageServicePullResponse_Result_) isImageServicePullResponse_Message() {}
 
 type ImageServicePushRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
-	Auth          *RegistryAuth          `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
-	AllTags       bool                   `protobuf:"varint,3,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Reference string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	Auth      *RegistryAuth          `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
+	// All tags that the repository has here; reference has none then.
+	AllTags       bool `protobuf:"varint,3,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1944,8 +1947,11 @@ type ImageServicePullResponse_Result struct {
 	// Nothing had to be fetched.
 	UpToDate        bool  `protobuf:"varint,4,opt,name=up_to_date,json=upToDate,proto3" json:"up_to_date,omitempty"`
 	DownloadedBytes int64 `protobuf:"varint,5,opt,name=downloaded_bytes,json=downloadedBytes,proto3" json:"downloaded_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// With all_tags or all_platforms: every canonical reference that was pulled. The other fields speak of the last
+	// of them, up_to_date and downloaded_bytes of all.
+	References    []string `protobuf:"bytes,6,rep,name=references,proto3" json:"references,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageServicePullResponse_Result) Reset() {
@@ -2013,12 +2019,21 @@ func (x *ImageServicePullResponse_Result) GetDownloadedBytes() int64 {
 	return 0
 }
 
+func (x *ImageServicePullResponse_Result) GetReferences() []string {
+	if x != nil {
+		return x.References
+	}
+	return nil
+}
+
 type ImageServicePushResponse_Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
 	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	UploadedBytes int64                  `protobuf:"varint,3,opt,name=uploaded_bytes,json=uploadedBytes,proto3" json:"uploaded_bytes,omitempty"`
 	Reference     string                 `protobuf:"bytes,4,opt,name=reference,proto3" json:"reference,omitempty"`
+	// With all_tags: every canonical reference that was pushed. The other fields speak of the last of them, sizes of all.
+	References    []string `protobuf:"bytes,5,rep,name=references,proto3" json:"references,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2079,6 +2094,13 @@ func (x *ImageServicePushResponse_Result) GetReference() string {
 		return x.Reference
 	}
 	return ""
+}
+
+func (x *ImageServicePushResponse_Result) GetReferences() []string {
+	if x != nil {
+		return x.References
+	}
+	return nil
 }
 
 type ImageServiceImportRequest_Header struct {
@@ -2312,31 +2334,37 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12.\n" +
 	"\x04auth\x18\x03 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\x12\x19\n" +
 	"\ball_tags\x18\x04 \x01(\bR\aallTags\x12#\n" +
-	"\rall_platforms\x18\x05 \x01(\bR\fallPlatforms\"\xcc\x02\n" +
+	"\rall_platforms\x18\x05 \x01(\bR\fallPlatforms\"\xec\x02\n" +
 	"\x18ImageServicePullResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12G\n" +
-	"\x06result\x18\x02 \x01(\v2-.berth.api.v1.ImageServicePullResponse.ResultH\x00R\x06result\x1a\xa2\x01\n" +
+	"\x06result\x18\x02 \x01(\v2-.berth.api.v1.ImageServicePullResponse.ResultH\x00R\x06result\x1a\xc2\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x19\n" +
 	"\bimage_id\x18\x02 \x01(\tR\aimageId\x12\x1c\n" +
 	"\treference\x18\x03 \x01(\tR\treference\x12\x1c\n" +
 	"\n" +
 	"up_to_date\x18\x04 \x01(\bR\bupToDate\x12)\n" +
-	"\x10downloaded_bytes\x18\x05 \x01(\x03R\x0fdownloadedBytesB\t\n" +
+	"\x10downloaded_bytes\x18\x05 \x01(\x03R\x0fdownloadedBytes\x12\x1e\n" +
+	"\n" +
+	"references\x18\x06 \x03(\tR\n" +
+	"referencesB\t\n" +
 	"\amessage\"\x82\x01\n" +
 	"\x17ImageServicePushRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12.\n" +
 	"\x04auth\x18\x02 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\x12\x19\n" +
-	"\ball_tags\x18\x03 \x01(\bR\aallTags\"\xae\x02\n" +
+	"\ball_tags\x18\x03 \x01(\bR\aallTags\"\xce\x02\n" +
 	"\x18ImageServicePushResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12G\n" +
-	"\x06result\x18\x02 \x01(\v2-.berth.api.v1.ImageServicePushResponse.ResultH\x00R\x06result\x1a\x84\x01\n" +
+	"\x06result\x18\x02 \x01(\v2-.berth.api.v1.ImageServicePushResponse.ResultH\x00R\x06result\x1a\xa4\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12%\n" +
 	"\x0euploaded_bytes\x18\x03 \x01(\x03R\ruploadedBytes\x12\x1c\n" +
-	"\treference\x18\x04 \x01(\tR\treferenceB\t\n" +
+	"\treference\x18\x04 \x01(\tR\treference\x12\x1e\n" +
+	"\n" +
+	"references\x18\x05 \x03(\tR\n" +
+	"referencesB\t\n" +
 	"\amessage\"\xfe\x01\n" +
 	"\x19ImageServiceImportRequest\x12H\n" +
 	"\x06header\x18\x01 \x01(\v2..berth.api.v1.ImageServiceImportRequest.HeaderH\x00R\x06header\x12\x14\n" +
