@@ -56,7 +56,15 @@ func BenchmarkStartWaiting(b *testing.B) {
 
 // BenchmarkExec runs `true` in a container that runs already.
 func BenchmarkExec(b *testing.B) {
-	l := newLauncher(b)
+	b.Run("inside", func(b *testing.B) { benchmarkExec(b, newLauncher(b)) })
+	b.Run("init", func(b *testing.B) {
+		l := newLauncher(b)
+		l.initOnly = true
+		benchmarkExec(b, l)
+	})
+}
+
+func benchmarkExec(b *testing.B, l *Launcher) {
 	first := startSleeper(b, l, config(busybox(b), ""), IO{})
 	c := &Command{Args: []string{"true"}, Env: []string{"PATH=/bin"}}
 	benchmark(b, func() (*Process, error) {

@@ -22,6 +22,11 @@ type Target struct {
 // namespaces and, if given, in its control group, with rights of its own. It is
 // a child of the caller, like one from Start.
 //
+// A process that is undumpable (PR_SET_DUMPABLE, prctl(2)), and so cannot be traced
+// from within the container, starts the command without an init, at half the cost:
+// on x86-64, with a PidFD, from Linux 5.9 on, unless the container has a user
+// namespace or CAP_SYS_PTRACE or the command a security label.
+//
 // A time namespace is not entered; containers started by this package have no
 // clock offsets, so there is nothing to see.
 func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (*Process, error) {
@@ -31,6 +36,11 @@ func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (
 	}
 	p := l.newPlan(&io)
 	p.setup.Exec, p.setup.Command = true, *c
+	t := &tracer{begin: begin}
+	if proc, err := p.execInside(ctx, target, t); err != errInit {
+		p.close()
+		return proc, err
+	}
 	if err := p.enterAll(target); err != nil {
 		p.close()
 		return nil, err

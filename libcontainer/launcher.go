@@ -14,7 +14,10 @@ import (
 type Launcher struct {
 	binary *os.File // the init binary, sealed
 	null   *os.File
-	force  initproc.Force // set by tests
+	proc   int // the host's procfs; -1: it is none
+
+	force    initproc.Force // set by tests
+	initOnly bool           // set by tests: Exec by an init always
 }
 
 // New makes a launcher from the init binary at path. The file is read once: a
@@ -36,12 +39,19 @@ func New(path string) (*Launcher, error) {
 		binary.Close()
 		return nil, fmt.Errorf("load init: %w", err)
 	}
-	return &Launcher{binary: binary, null: null}, nil
+	proc, err := initproc.OpenProc()
+	if err != nil {
+		proc = -1
+	}
+	return &Launcher{binary: binary, null: null, proc: proc}, nil
 }
 
 // Close gives up the init binary. Running containers do not need it.
 func (l *Launcher) Close() error {
 	l.null.Close()
+	if l.proc >= 0 {
+		unix.Close(l.proc)
+	}
 	return l.binary.Close()
 }
 

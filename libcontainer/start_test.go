@@ -333,18 +333,29 @@ func TestS22Capabilities(t *testing.T) {
 	}
 }
 
+// execOutput is what a command in the container of p prints; the same, whether an
+// init becomes it or none is needed.
 func execOutput(tb testing.TB, l *Launcher, p *Process, c *Command) string {
 	tb.Helper()
-	got, err := capture(tb, IO{}, func(io IO) (*Process, error) {
-		return l.Exec(context.Background(), Target{p.Pid, p.PidFD}, c, io)
-	})
-	if err != nil {
-		tb.Fatalf("exec: %v", err)
+	var said []string
+	for _, only := range []bool{true, false} {
+		way := *l
+		way.initOnly = only
+		got, err := capture(tb, IO{}, func(io IO) (*Process, error) {
+			return way.Exec(context.Background(), Target{p.Pid, p.PidFD}, c, io)
+		})
+		if err != nil {
+			tb.Fatalf("exec: %v", err)
+		}
+		if got.Code != 0 {
+			tb.Fatalf("exec: exit status %d: %s", got.Code, got.out)
+		}
+		said = append(said, got.out)
 	}
-	if got.Code != 0 {
-		tb.Fatalf("exec: exit status %d: %s", got.Code, got.out)
+	if said[0] != said[1] {
+		tb.Errorf("exec with an init: %s; without: %s", said[0], said[1])
 	}
-	return got.out
+	return said[1]
 }
 
 // TestS01Descriptors: the command has descriptors 0 to 2, whatever the launcher

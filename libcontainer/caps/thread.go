@@ -141,48 +141,59 @@ func thisThread(trap, a1, a2, a3 uintptr) error {
 }
 
 func become(call caller, uid, gid int, groups []int, sets Sets) error {
-	if err := dropBounding(call, sets.Bounding); err != nil {
-		return err
-	}
-	prctl := func(option, arg uintptr) error { return call(unix.SYS_PRCTL, option, arg, 0) }
-	if err := prctl(unix.PR_SET_KEEPCAPS, 1); err != nil {
-		return step("keep capabilities over the change of user", err)
-	}
-	if err := setGroups(call, groups); err != nil {
-		return step("set supplementary groups", err)
-	}
-	id := uintptr(gid)
-	if err := call(unix.SYS_SETRESGID, id, id, id); err != nil {
-		return step("set group", err)
-	}
-	id = uintptr(uid)
-	if err := call(unix.SYS_SETRESUID, id, id, id); err != nil {
-		return step("set user", err)
-	}
-	if err := prctl(unix.PR_SET_KEEPCAPS, 0); err != nil {
-		return step("end keeping capabilities", err)
-	}
-	if err := prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil && err != unix.EINVAL {
-		return step("clear ambient capabilities", err) // EINVAL: before Linux 4.3, there are none
-	}
-	return capset(call, sets)
-}
-
-// dropBounding removes all but keep from the bounding set. The kernel has no
-// call for more than one at a time.
-func dropBounding(call caller, keep Set) error {
-	for _, c := range (Bounding() &^ keep).List() {
-		if err := call(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); err != nil {
-			return step("drop "+c.String()+" from the bounding set", err)
+	for _, c := range Calls(uid, gid, groups, sets) {
+		err := call(c.Trap, c.Args[0], c.Args[1], c.Args[2])
+		runtime.KeepAlive(c.Held)
+		if err != nil && (c.Tolerate == 0 || err != c.Tolerate) {
+			return step(c.Step, err)
 		}
 	}
 	return nil
 }
 
-// setGroups is setgroups(2) with the list as the kernel wants it. Where nothing
-// would change it makes no call, for that takes CAP_SETGID, which a process
-// started as the right user has no need of.
-func setGroups(call caller, groups []int) error {
+// Call is one system call of a change of identity.
+type Call struct {
+	Step     string // for errors
+	Trap     uintptr
+	Args     [3]uintptr
+	Tolerate unix.Errno // an error to go on after, 0: none
+	Held     any        // what the arguments point to
+}
+
+// Calls are the calls of [Become], in their order, for a thread that is like the
+// calling one.
+func Calls(uid, gid int, groups []int, sets Sets) []Call {
+	list := make([]Call, 0, 64)
+	add := func(step string, trap uintptr, args ...uintptr) *Call {
+		c := Call{Step: step, Trap: trap}
+		copy(c.Args[:], args)
+		list = append(list, c)
+		return &list[len(list)-1]
+	}
+	// The kernel has no call for more than one at a time.
+	for _, c := range (Bounding() &^ sets.Bounding).List() {
+		add("drop "+c.String()+" from the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c))
+	}
+	add("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	if ids := groupList(groups); ids != nil {
+		c := add("set supplementary groups", unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&ids[0])))
+		c.Held = ids
+	}
+	add("set group", unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid))
+	add("set user", unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
+	add("end keeping capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0)
+	c := add("clear ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
+	c.Tolerate = unix.EINVAL // before Linux 4.3 there are none
+	data := sets.data()
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	c = add("set capabilities", unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(data)))
+	c.Held = [...]any{header, data}
+	return list
+}
+
+// groupList is a list for setgroups(2), nil where nothing would change: the call
+// takes CAP_SETGID, which a process started as the right user has no need of.
+func groupList(groups []int) []uint32 {
 	if now, err := unix.Getgroups(); err == nil && sameMembers(now, groups) {
 		return nil
 	}
@@ -190,10 +201,7 @@ func setGroups(call caller, groups []int) error {
 	for i, g := range groups {
 		list[i] = uint32(g)
 	}
-	var pin runtime.Pinner // the calls take addresses as plain numbers
-	pin.Pin(&list[0])
-	defer pin.Unpin()
-	return call(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&list[0])), 0)
+	return list
 }
 
 // sameMembers reports whether two lists are the same set.
@@ -204,9 +212,9 @@ func sameMembers(a, b []int) bool {
 	return !slices.ContainsFunc(a, missing(b)) && !slices.ContainsFunc(b, missing(a))
 }
 
-func capset(call caller, s Sets) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
+// data is s as capset(2) and capget(2) have it.
+func (s *Sets) data() *[2]unix.CapUserData {
+	data := new([2]unix.CapUserData)
 	for i := range data {
 		shift := 32 * i
 		data[i] = unix.CapUserData{
@@ -215,10 +223,9 @@ func capset(call caller, s Sets) error {
 			Inheritable: uint32(s.Inheritable >> shift),
 		}
 	}
-	var pin runtime.Pinner
-	pin.Pin(&header)
-	pin.Pin(&data[0])
-	defer pin.Unpin()
-	err := call(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
-	return step("set capabilities", err)
+	return data
 }
+
+// Words are the effective, permitted and inheritable sets as capget(2) writes them,
+// taken as words of 64 bits on a machine with the low byte first.
+func (s *Sets) Words() [3]uint64 { return *(*[3]uint64)(unsafe.Pointer(s.data())) }

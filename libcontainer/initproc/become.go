@@ -44,8 +44,10 @@ func (r *runner) prepare(c *Command) error {
 			return err
 		}
 	}
-	if err := r.step("set limits", func() error { return r.limits(c) }); err != nil {
-		return err
+	if !r.apart {
+		if err := r.step("set limits", func() error { return r.limits(c) }); err != nil {
+			return err
+		}
 	}
 	err := r.step("find user "+strconv.Quote(c.User.Spec), func() (err error) {
 		r.identity, err = user.Resolve(r.rootFD, c.User.Spec, c.User.Groups)
@@ -90,10 +92,14 @@ func (r *runner) limits(c *Command) error {
 	want := strconv.Itoa(*c.OOMScoreAdj)
 	err := r.proc.write("self/oom_score_adj", want)
 	if err == unix.EACCES || err == unix.EPERM {
-		r.warn("oom_score_adj " + want + " is lower than this host permits without CAP_SYS_RESOURCE; left as it was")
+		r.warnOOM(*c.OOMScoreAdj)
 		return nil
 	}
 	return err
+}
+
+func (r *runner) warnOOM(want int) {
+	r.warn("oom_score_adj " + strconv.Itoa(want) + " is lower than this host permits without CAP_SYS_RESOURCE; left as it was")
 }
 
 func (r *runner) limit(want Rlimit) error {
@@ -107,9 +113,13 @@ func (r *runner) limit(want Rlimit) error {
 		return err
 	}
 	limit = unix.Rlimit{Cur: min(want.Soft, now.Max), Max: min(want.Hard, now.Max)}
-	r.warn("resource limit " + strconv.Itoa(want.Resource) + ": " + strconv.FormatUint(want.Hard, 10) +
-		" is more than this host permits; set to " + strconv.FormatUint(limit.Max, 10))
+	r.warnLimit(want, limit.Max)
 	return unix.Prlimit(0, want.Resource, &limit, nil)
+}
+
+func (r *runner) warnLimit(want Rlimit, set uint64) {
+	r.warn("resource limit " + strconv.Itoa(want.Resource) + ": " + strconv.FormatUint(want.Hard, 10) +
+		" is more than this host permits; set to " + strconv.FormatUint(set, 10))
 }
 
 // warnCaps tells of capabilities that were asked for by name and that the launcher
@@ -125,12 +135,12 @@ func (r *runner) warnCaps(want caps.Set) {
 // since its clone) and gives the command's user what it will read and write, so
 // that /dev/stdout can be opened again by it.
 func (r *runner) stdio() error {
-	if r.master >= 0 {
+	if r.master >= 0 && !r.apart {
 		if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
 			return err
 		}
 	}
-	for fd := range 3 {
+	for _, fd := range r.std {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return err

@@ -97,6 +97,10 @@ func (r *runner) enter() error {
 	if err := r.namespaces(); err != nil {
 		return err
 	}
+	return r.openRoot()
+}
+
+func (r *runner) openRoot() error {
 	return r.step("open root", func() (err error) {
 		r.rootFD, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err

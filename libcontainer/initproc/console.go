@@ -23,6 +23,10 @@ func (r *runner) console() error {
 		return err
 	}
 	r.master = master
+	if r.apart {
+		r.std = [3]int{slave, slave, slave}
+		return nil
+	}
 	for fd := range 3 {
 		if err := unix.Dup3(slave, fd, 0); err != nil {
 			return err

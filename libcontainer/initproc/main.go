@@ -27,6 +27,8 @@ type runner struct {
 	null     int                 // O_PATH of the engine's own null device
 	dirMask  *mount.Tree         // the read-only tmpfs that hides directories
 	master   int                 // of the terminal, -1 without
+	std      [3]int              // the command's descriptors
+	apart    bool                // by a thread of the launcher, for a child of it (Program)
 	identity identity
 	bounding caps.Set // what the launcher can hand on
 	stock    *stocked // what was made ahead, nil: nothing
@@ -43,7 +45,7 @@ type runner struct {
 // thread (package runtime, LockOSThread), without the further thread that
 // locking it later would cost.
 func Main() {
-	r := &runner{rootFD: -1, devpts: -1, null: -1, master: -1, proc: procfs{-1}}
+	r := &runner{rootFD: -1, devpts: -1, null: -1, master: -1, std: [3]int{0, 1, 2}, proc: procfs{-1}}
 	err := r.run()
 	r.report.Failure = failure(err)
 	r.report.Console = false

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"berth/internal/faultpoint"
 	"berth/internal/version"
 	"berth/services/execd/monitor"
@@ -52,6 +54,11 @@ func run(dir, initPath string, ready starter.Ready) error {
 	// It ends by itself, or by SIGKILL. SIGPIPE: nobody reads the log.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 	debug.SetGCPercent(50) // small heap, short peaks
+	// A process that is on its way into a container shares our memory for a moment
+	// (libcontainer.Launcher.Exec).
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make undumpable: %w", err)
+	}
 	if err := faultpoint.Arm(os.Getenv(faultpoint.Env)); err != nil {
 		return err
 	}
