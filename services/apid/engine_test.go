@@ -479,6 +479,32 @@ func TestForceRemoveAndPrune(t *testing.T) {
 	w.expect(counts{})
 }
 
+// TestRemoveImageOfAContainerThatIsGone: what its exit left, which is removed in the
+// background, is in nobody's way. A container that is there is.
+func TestRemoveImageOfAContainerThatIsGone(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		w := newWorld(t)
+		ctx := testContext(t)
+		w.imaged.mu.Lock()
+		w.imaged.rootfs[strings.Repeat("a", 64)] = "web" // execd knows no such container
+		w.imaged.mu.Unlock()
+		resp, err := w.images().Remove(ctx, &apiv1.ImageServiceRemoveRequest{Image: "web", Force: force})
+		if err != nil || len(resp.Deleted) != 1 {
+			t.Errorf("force %v: %v, %v; want it deleted", force, resp, err)
+		}
+	}
+	w := newWorld(t)
+	ctx := testContext(t)
+	if _, err := runOnce(ctx, w, &apiv1.RunRequest_Open{Spec: runSpec("sleep"), Detach: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.images().Remove(ctx, &apiv1.ImageServiceRemoveRequest{Image: "web"})
+	if fault.ReasonOf(err) != "IMAGE_IN_USE" {
+		t.Errorf("image of a running container: %v", err)
+	}
+	w.expect(counts{1, 1, 1})
+}
+
 func TestPublishAllUsesTheImagesPorts(t *testing.T) {
 	w := newWorld(t)
 	spec := runSpec("sleep")

@@ -222,6 +222,14 @@ func (f imageService) Push(_ *apiv1.ImageServicePushRequest, ss grpc.ServerStrea
 func (f imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveRequest) (*apiv1.ImageServiceRemoveResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for _, image := range f.rootfs {
+		if image == req.Image && req.Force {
+			return &apiv1.ImageServiceRemoveResponse{Untagged: []string{req.Image}}, nil
+		}
+		if image == req.Image {
+			return nil, fault.FailedPrecondition.Errorf("IMAGE_IN_USE", "image %s is used", image)
+		}
+	}
 	delete(f.images, req.Image)
 	return &apiv1.ImageServiceRemoveResponse{Deleted: []string{req.Image}}, nil
 }

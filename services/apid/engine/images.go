@@ -193,16 +193,36 @@ func (s *Images) relayImport(ctx context.Context, first *apiv1.ImageServiceImpor
 	}
 }
 
+// releaseGone makes sure that no container that is gone still holds its image: what an
+// exit leaves is removed after the client was told of it. What fails here matters only
+// to what follows, which will say so.
+func (s *Images) releaseGone(ctx context.Context, j *job.Job) {
+	j.Step("release", "", func() error {
+		if err := s.Reconcile(ctx); err != nil {
+			s.Log.Debug("not reconciled", "error", err)
+		}
+		return nil
+	})
+}
+
 // Remove is ImageService.Remove.
 func (s *Images) Remove(ctx context.Context, req *apiv1.ImageServiceRemoveRequest) (*apiv1.ImageServiceRemoveResponse, error) {
 	return detachedJob(ctx, s.Engine, spec(ctx, "rmi", req.Image),
 		func(ctx context.Context, j *job.Job) (resp *apiv1.ImageServiceRemoveResponse, result string, err error) {
-			err = j.Step("imaged remove", "imaged", func() error {
+			remove := func() error {
 				ctx, cancel := context.WithTimeout(ctx, launchTime)
 				defer cancel()
 				resp, err = s.Backends.Images().Remove(ctx, req)
 				return err
-			})
+			}
+			if req.Force { // which would take the names and leave the image
+				s.releaseGone(ctx, j)
+			}
+			err = j.Step("imaged remove", "imaged", remove)
+			if err != nil && fault.ReasonOf(err) == "IMAGE_IN_USE" && !req.Force {
+				s.releaseGone(ctx, j)
+				err = j.Step("imaged remove", "imaged", remove)
+			}
 			return resp, fmt.Sprintf("%d images", len(resp.GetDeleted())), err
 		})
 }
@@ -211,6 +231,7 @@ func (s *Images) Remove(ctx context.Context, req *apiv1.ImageServiceRemoveReques
 func (s *Images) Prune(ctx context.Context, req *apiv1.ImageServicePruneRequest) (*apiv1.ImageServicePruneResponse, error) {
 	return detachedJob(ctx, s.Engine, spec(ctx, "prune", "images"),
 		func(ctx context.Context, j *job.Job) (resp *apiv1.ImageServicePruneResponse, result string, err error) {
+			s.releaseGone(ctx, j)
 			err = j.Step("imaged prune", "imaged", func() error {
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 				defer cancel()

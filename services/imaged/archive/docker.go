@@ -8,6 +8,7 @@ import (
 	"berth/services/imaged/images"
 	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
+	"berth/services/imaged/strictjson"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -29,7 +30,7 @@ func (in *intake) dockerManifest() ([]dockerImage, error) {
 		return nil, err
 	}
 	var all []dockerImage
-	if err := manifest.Decode(e.raw, &all); err != nil {
+	if err := strictjson.Decode(e.raw, &all); err != nil {
 		return nil, refused("%s: %v", manifestFile, err)
 	}
 	if len(all) == 0 {

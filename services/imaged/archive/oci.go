@@ -7,6 +7,7 @@ import (
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
+	"berth/services/imaged/strictjson"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -64,7 +65,7 @@ func (in *intake) checkLayout() error {
 		return err
 	}
 	var v ocispec.ImageLayout
-	if err := manifest.Decode(e.raw, &v); err != nil {
+	if err := strictjson.Decode(e.raw, &v); err != nil {
 		return refused("%s: %v", layoutFile, err)
 	}
 	if major, _, _ := strings.Cut(v.Version, "."); major != "1" {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/services/imaged/store"
+	"berth/services/imaged/strictjson"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -62,7 +63,7 @@ func ParseConfig(raw []byte) (Config, error) {
 	if len(raw) > MaxBytes {
 		return Config{}, refused("configuration has %d bytes, more than %d", len(raw), MaxBytes)
 	}
-	if err := unambiguous(raw); err != nil {
+	if err := strictjson.Check(raw); err != nil {
 		return Config{}, refused("configuration: %v", err)
 	}
 	var c Config

@@ -16,6 +16,7 @@ import (
 	"berth/internal/fault"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
+	"berth/services/imaged/strictjson"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -161,7 +162,7 @@ func check(raw []byte, mediaType string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := unambiguous(raw); err != nil {
+	if err := strictjson.Check(raw); err != nil {
 		return "", refused("%v", err)
 	}
 	return mediaType, nil

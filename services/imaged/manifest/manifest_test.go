@@ -50,6 +50,7 @@ func TestS15S16RefusedManifests(t *testing.T) {
 		"both other case":   strings.Replace(image(goodConfig, goodLayer), `"layers"`, `"Manifests":[],"layers"`, 1),
 		"twice":             strings.Replace(image(goodConfig, goodLayer), `"layers"`, `"layers":[],"layers"`, 1),
 		"twice, other case": strings.Replace(image(goodConfig, goodLayer), `"layers"`, `"Layers":[],"layers"`, 1),
+		"twice, long s":     strings.Replace(image(goodConfig, goodLayer), `"layers"`, `"layer\u017f":[],"layers"`, 1),
 		"twice, nested":     image(strings.Replace(goodConfig, `"size"`, `"Digest":"`+hex+`","size"`, 1), goodLayer),
 		"media type":        strings.Replace(image(goodConfig, goodLayer), ociManifest, dockerManifest, 1),
 		"schema 1":          `{"schemaVersion":1,"fsLayers":[]}`,

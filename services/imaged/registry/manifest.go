@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/internal/fault"
+	"berth/services/imaged/strictjson"
 )
 
 // MaxManifestBytes is the largest manifest or index accepted, as distribution-spec advises.
@@ -236,7 +237,7 @@ func CheckManifest(raw []byte, declared string) (string, error) {
 	if len(raw) > MaxManifestBytes {
 		return "", tooLarge.errorf("manifest has %d bytes, more than %d MiB", len(raw), MaxManifestBytes>>20)
 	}
-	fields, err := readObject(raw)
+	fields, err := strictjson.Fields(raw)
 	if err != nil {
 		return "", corrupt.errorf("manifest is not valid: %s", oneLine(err.Error()))
 	}
