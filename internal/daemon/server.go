@@ -21,6 +21,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/fault/faultgrpc"
+	"berth/internal/rest"
 )
 
 const (
@@ -32,7 +33,8 @@ const (
 	DefaultTimeout = 30 * time.Second
 
 	maxMessage  = 4 << 20
-	maxStreams  = 256
+	maxStreams  = 256     // calls at once on one connection of a client
+	allStreams  = 1 << 16 // and on that of apid to a backend, over which all its clients come
 	drainPeriod = 5 * time.Second
 )
 
@@ -100,6 +102,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	go func() { served <- s.GRPC.Serve(l) }()
 	s.health.Resume()
 	notify("READY=1")
+	rest.Worked()
 
 	select {
 	case err := <-served:
@@ -131,6 +134,9 @@ func (e *Env) Serve(ctx context.Context, socket string, o ServerOptions, registe
 		if socket == ApidSocket {
 			o.Rule = AllowPeople()
 		}
+	}
+	if socket != ApidSocket {
+		o.GRPC = append([]grpc.ServerOption{grpc.MaxConcurrentStreams(allStreams)}, o.GRPC...)
 	}
 	s := NewServer(o)
 	register(s.GRPC)
@@ -195,6 +201,8 @@ func (s *Server) logCall(ctx context.Context, method string, begin time.Time, er
 }
 
 func (s *Server) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	rest.Begin()
+	defer rest.End()
 	begin, ctx := time.Now(), identify(ctx)
 	resp, err := next(ctx, req)
 	s.logCall(ctx, info.FullMethod, begin, err)
@@ -203,8 +211,10 @@ func (s *Server) logUnary(ctx context.Context, req any, info *grpc.UnaryServerIn
 
 func (s *Server) logStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	begin, ctx := time.Now(), identify(ss.Context())
+	rest.Worked() // a stream may stay for days
 	err := next(srv, withContext{ss, ctx})
 	s.logCall(ctx, info.FullMethod, begin, err)
+	rest.Worked()
 	return err
 }
 

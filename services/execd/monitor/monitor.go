@@ -3,7 +3,6 @@ package monitor
 import (
 	"log"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"berth/services/execd/monitor/wire"
@@ -20,7 +19,6 @@ type Monitor struct {
 	mu         sync.Mutex
 	containers map[string]*process
 	peer       *peer
-	requests   atomic.Uint64
 	changed    chan struct{} // someone came or went: look whether to end
 	quit       chan struct{}
 	quitOnce   sync.Once
@@ -128,6 +126,3 @@ func (m *Monitor) tell(msg *wire.Message) bool {
 	m.mu.Unlock()
 	return p != nil && p.conn.Send(msg) == nil
 }
-
-// Work counts the requests so far, so that one can tell whether there was any.
-func (m *Monitor) Work() uint64 { return m.requests.Load() }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/rest"
 	"berth/services/execd/monitor/wire"
 )
 
@@ -143,7 +144,7 @@ func (m *Monitor) part(p *peer) {
 
 // answer does what a request asks and replies.
 func (m *Monitor) answer(p *peer, msg *wire.Message, fds []int) {
-	m.requests.Add(1)
+	defer rest.Worked()
 	reply := &wire.Message{Op: msg.Op, Seq: msg.Seq}
 	var err error
 	switch {

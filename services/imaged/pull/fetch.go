@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"berth/internal/fault"
+	"berth/internal/rest"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/inflate"
@@ -33,24 +32,6 @@ type fetches struct {
 	downloads chan struct{}            // one element for each download under way
 	unpacks   chan struct{}
 	work      sync.WaitGroup // what goes on in the background
-	active    atomic.Int32   // fetches that run
-}
-
-// restAfter is how long after the last fetch memory is given back: decoders
-// leave some 50 MiB behind, which the runtime would keep for minutes.
-const restAfter = 300 * time.Millisecond
-
-// begin counts a fetch that runs, until end.
-func (f *fetches) begin() { f.active.Add(1) }
-
-func (f *fetches) end() {
-	if f.active.Add(-1) == 0 {
-		time.AfterFunc(restAfter, func() {
-			if f.active.Load() == 0 {
-				debug.FreeOSMemory()
-			}
-		})
-	}
 }
 
 // fetch is one layer on its way, for everybody who wants it. It is cancelled
@@ -175,8 +156,8 @@ func (p *Puller) makeRoom(err error) {
 // run does the work of f. One that failed is forgotten at once, so that who
 // comes next tries again.
 func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) {
-	p.fetches.begin()
-	defer p.fetches.end()
+	rest.Begin() // decoders leave some 50 MiB behind
+	defer rest.End()
 	defer close(f.done)
 	defer func() { // the archive comes from strangers: a bug in a parser must not end the daemon
 		if v := recover(); v != nil {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/faultpoint"
+	"berth/internal/rest"
 	"berth/internal/version"
 	"berth/services/execd/monitor"
 	"berth/services/execd/monitor/starter"
@@ -81,9 +81,7 @@ func run(dir, initPath string, ready starter.Ready) error {
 		lg.Printf("keep inits ready: %v", err) // slower, but it works
 	}
 	m := monitor.New(s, version.String(), lg)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go trimMemory(ctx, m)
+	rest.Worked() // starting was
 	go func() {
 		<-m.Done(idle)
 		l.Close()
@@ -137,26 +135,5 @@ func growTable() {
 	const size = 4096
 	if fd, _, errno := syscall.Syscall(syscall.SYS_FCNTL, 0, syscall.F_DUPFD_CLOEXEC, size-1); errno == 0 {
 		syscall.Close(int(fd))
-	}
-}
-
-// trimMemory gives memory back to the kernel once a burst of work is over, so
-// that containers that only run cost next to nothing.
-func trimMemory(ctx context.Context, m *monitor.Monitor) {
-	tick := time.NewTicker(2 * time.Second)
-	defer tick.Stop()
-	var seen, trimmed uint64
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		now := m.Work()
-		if now == seen && now != trimmed {
-			debug.FreeOSMemory()
-			trimmed = now
-		}
-		seen = now
 	}
 }
