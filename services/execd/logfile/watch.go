@@ -18,7 +18,10 @@ type Watcher struct {
 	mu   sync.Mutex
 	dirs map[string]*watchedDir
 	byWD map[int32]*watchedDir
-	done chan struct{}
+	// polling says that poll runs: only while there are readers, so that execd
+	// sleeps when nobody follows a log.
+	polling bool
+	done    chan struct{}
 }
 
 type watchedDir struct {
@@ -42,7 +45,6 @@ func NewWatcher() (*Watcher, error) {
 		done: make(chan struct{}),
 	}
 	go w.read()
-	go w.poll()
 	return w, nil
 }
 
@@ -65,6 +67,10 @@ func (w *Watcher) Watch(dir string) (wake <-chan struct{}, stop func()) {
 		w.add(d)
 	}
 	d.readers[ch] = true
+	if !w.polling {
+		w.polling = true
+		go w.poll()
+	}
 	return ch, func() { w.forget(d, ch) }
 }
 
@@ -138,13 +144,22 @@ func (w *Watcher) poll() {
 			return
 		case <-tick.C:
 		}
-		w.mu.Lock()
-		for _, d := range w.dirs {
-			if d.wd < 0 {
-				w.add(d)
-			}
-			d.wake()
+		if !w.wakeAll() {
+			return
 		}
-		w.mu.Unlock()
 	}
+}
+
+// wakeAll wakes all readers; false: there were none, and poll ends.
+func (w *Watcher) wakeAll() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.dirs {
+		if d.wd < 0 {
+			w.add(d)
+		}
+		d.wake()
+	}
+	w.polling = len(w.dirs) > 0
+	return w.polling
 }
