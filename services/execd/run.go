@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"google.golang.org/grpc"
-
 	"berth/internal/account"
 	"berth/internal/daemon"
 	"berth/internal/events"
@@ -18,9 +16,6 @@ import (
 	"berth/services/execd/records"
 	"berth/services/execd/rpc"
 )
-
-// maxStreams bounds the calls that run at once.
-const maxStreams = 1 << 16
 
 // run finds the monitor's and init's binaries, and serves.
 func run(ctx context.Context, env *daemon.Env) error {
@@ -72,8 +67,6 @@ func serve(ctx context.Context, env *daemon.Env, p programs) error {
 	}
 	return env.Serve(ctx, daemon.ExecdSocket, daemon.ServerOptions{
 		Timeouts: rpc.Timeouts(),
-		// All attached clients of the engine come over the one connection of apid.
-		GRPC: []grpc.ServerOption{grpc.MaxConcurrentStreams(maxStreams)},
 	}, server.Register)
 }
 

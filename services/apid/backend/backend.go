@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"berth/internal/daemon"
 	"berth/internal/fault"
@@ -26,6 +25,9 @@ type Backend struct {
 	Name string
 	Conn *grpc.ClientConn
 	up   atomic.Bool
+	pid  atomic.Int32 // its process while it is up, 0 when not known
+
+	asking singleflight.Group
 }
 
 // Set is all of them.
@@ -80,16 +82,32 @@ func (s *Set) Close() {
 func (s *Set) Watch(ctx context.Context, f func(*Backend)) {
 	var wg sync.WaitGroup
 	for _, b := range s.Each() {
-		wg.Go(func() {
-			daemon.WatchConn(ctx, b.Conn, func(up bool) {
-				b.up.Store(up)
-				if up {
-					f(b)
-				}
-			})
-		})
+		wg.Go(func() { b.watch(ctx, f) })
 	}
 	wg.Wait()
+}
+
+func (b *Backend) watch(ctx context.Context, f func(*Backend)) {
+	var learning sync.WaitGroup
+	defer learning.Wait()
+	daemon.WatchConn(ctx, b.Conn, func(up bool) {
+		b.up.Store(up)
+		b.pid.Store(0)
+		if up {
+			learning.Go(func() { b.learn(ctx) })
+			f(b)
+		}
+	})
+}
+
+// learn asks the daemon which process it is.
+func (b *Backend) learn(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(Unguarded(ctx), longest)
+	defer cancel()
+	resp, err := apiv1.NewSystemServiceClient(b.Conn).GetDaemonInfo(ctx, new(apiv1.SystemServiceGetDaemonInfoRequest))
+	if err == nil && b.up.Load() {
+		b.pid.Store(resp.GetInfo().GetPid())
+	}
 }
 
 // Up reports whether the daemon was connected when last looked at.
@@ -111,24 +129,6 @@ func (s *Set) Containers() apiv1.ContainerServiceClient {
 	return apiv1.NewContainerServiceClient(s.Execd.Conn)
 }
 
-const (
-	// A call that has no answer after patience makes us ask whether anybody is
-	// there at all; together with probeTime that stays below the second within
-	// which a caller learns that a daemon hangs.
-	patience  = 500 * time.Millisecond
-	probeTime = 450 * time.Millisecond
-
-	// Later questions are rarer and kinder: a daemon that has answered once is
-	// alive.
-	laterPatience  = 5 * time.Second
-	laterProbeTime = 3 * time.Second
-
-	// On a machine so busy that our own timers are late by more than lateness,
-	// no answer says nothing: we ask again, up to excuses times.
-	lateness = 50 * time.Millisecond
-	excuses  = 10
-)
-
 func (b *Backend) away(cause error) error {
 	return fault.Unavailable.Errorf("BACKEND_UNAVAILABLE", "%s does not answer", b.Name).
 		With("daemon", b.Name).
@@ -149,84 +149,6 @@ func (b *Backend) explain(ctx context.Context, err error) error {
 		return b.away(err)
 	}
 	return err
-}
-
-type hungError struct{ err error }
-
-func (e *hungError) Error() string { return "health check: " + e.err.Error() }
-
-type probeKey struct{}
-
-// guard watches over one call: its context ends when the daemon turns out to
-// hang.
-type guard struct {
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	backend *Backend
-
-	mu      sync.Mutex
-	timer   *time.Timer
-	due     time.Time // when timer should fire
-	limit   time.Duration
-	excused int
-	stopped bool
-}
-
-func (b *Backend) guard(ctx context.Context) *guard {
-	g := &guard{backend: b, limit: probeTime}
-	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	if ctx.Value(probeKey{}) != nil { // the question itself
-		return g
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.due = time.Now().Add(patience)
-	g.timer = time.AfterFunc(patience, g.probe)
-	return g
-}
-
-func (g *guard) probe() {
-	g.mu.Lock()
-	limit, due := g.limit, g.due
-	g.mu.Unlock()
-	ctx, done := context.WithTimeout(context.WithValue(g.ctx, probeKey{}, true), limit)
-	_, err := healthv1.NewHealthClient(g.backend.Conn).Check(ctx, &healthv1.HealthCheckRequest{})
-	done()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	silent := errors.Is(err, fault.DeadlineExceeded)
-	switch {
-	case g.stopped:
-	case silent && time.Since(due) > limit+lateness && g.excused < excuses:
-		g.excused++
-		g.again(0)
-	case silent, errors.Is(err, fault.Unavailable):
-		g.cancel(&hungError{err})
-	default:
-		g.limit = laterProbeTime
-		g.again(laterPatience)
-	}
-}
-
-// again needs mu.
-func (g *guard) again(in time.Duration) {
-	g.due = time.Now().Add(in)
-	g.timer.Reset(in)
-}
-
-// stop asks no more; release ends the context as well.
-func (g *guard) stop() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.stopped = true
-	if g.timer != nil {
-		g.timer.Stop()
-	}
-}
-
-func (g *guard) release() {
-	g.stop()
-	g.cancel(nil)
 }
 
 func (b *Backend) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {

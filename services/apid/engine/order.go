@@ -13,6 +13,7 @@ import (
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
 	networkv1 "berth/proto/berth/network/v1"
+	"berth/services/apid/backend"
 )
 
 // This file keeps order: what an exit leaves, by the janitor as it happens; what
@@ -141,7 +142,7 @@ func (e *Engine) janitor(ctx context.Context) {
 	defer working.Wait()
 	since := time.Now()
 	for ctx.Err() == nil {
-		stream, err := apiv1.NewEventServiceClient(e.Backends.Execd.Conn).Watch(ctx, &apiv1.EventServiceWatchRequest{
+		stream, err := apiv1.NewEventServiceClient(e.Backends.Execd.Conn).Watch(backend.Unguarded(ctx), &apiv1.EventServiceWatchRequest{
 			Since: timestamppb.New(since), Filters: []string{"type=container", "event=die"},
 		})
 		for err == nil {
