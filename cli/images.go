@@ -32,7 +32,7 @@ type imageRow struct {
 }
 
 func (a *app) imagesCommand() *cobra.Command {
-	var all, quiet, noTrunc, digests bool
+	var all, quiet, noTrunc, digests, tree bool
 	var filters []string
 	var layout string
 	c := &cobra.Command{
@@ -48,7 +48,8 @@ func (a *app) imagesCommand() *cobra.Command {
 			}
 			defer e.Close()
 			var rows []imageRow
-			req := &apiv1.ImageServiceListRequest{All: all, Filters: filters}
+			var images []*apiv1.ImageSummary
+			req := &apiv1.ImageServiceListRequest{All: all, Filters: filters, WithLayers: tree}
 			for {
 				p, err := e.images.List(cmd.Context(), req)
 				if err != nil {
@@ -57,9 +58,13 @@ func (a *app) imagesCommand() *cobra.Command {
 				for _, i := range p.GetImages() {
 					rows = append(rows, imageRows(i, noTrunc)...)
 				}
+				images = append(images, p.GetImages()...)
 				if req.PageToken = p.GetNextPageToken(); req.PageToken == "" {
 					break
 				}
+			}
+			if tree {
+				return printImageTree(cmd.OutOrStdout(), images, noTrunc)
 			}
 			if quiet {
 				seen := map[string]bool{}
@@ -83,6 +88,7 @@ func (a *app) imagesCommand() *cobra.Command {
 	f.BoolVarP(&quiet, "quiet", "q", false, "only ids")
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
 	f.BoolVar(&digests, "digests", false, "with digests")
+	f.BoolVar(&tree, "tree", false, "as a tree of the layers that images share")
 	f.StringArrayVarP(&filters, "filter", "f", nil, "only those that match: dangling=, label=, before=, since=, reference=")
 	f.StringVar(&layout, "format", "", "table, json, or a template")
 	return c
@@ -176,15 +182,16 @@ func prefixed(prefix string, list []string) []string {
 
 func (a *app) imagePruneCommand() *cobra.Command {
 	var all, force bool
-	var filters []string
+	req := &apiv1.ImageServicePruneRequest{}
 	c := &cobra.Command{
-		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: needArgs(0, 0), Example: "  berth image prune -af",
+		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: needArgs(0, 0),
+		Example: "  berth image prune -af\n  berth image prune --keep-last 3 --repository 'team/*' --protect '*:stable' --dry-run",
 		RunE: plain(func(cmd *cobra.Command, _ []string) error {
-			what := "This removes all images without a name."
-			if all {
-				what = "This removes all images that no container uses."
+			what := "This removes all images without a tag."
+			if req.All = all || req.KeepLast > 0 || len(req.Repositories) > 0; req.All {
+				what = "This removes images that no container uses, with their tags."
 			}
-			if !force && !confirm(cmd, what) {
+			if !force && !req.DryRun && !confirm(cmd, what) {
 				return nil
 			}
 			e, err := a.connect()
@@ -192,17 +199,25 @@ func (a *app) imagePruneCommand() *cobra.Command {
 				return err
 			}
 			defer e.Close()
-			r, err := e.images.Prune(cmd.Context(), &apiv1.ImageServicePruneRequest{All: all, Filters: filters})
+			r, err := e.images.Prune(cmd.Context(), req)
 			if err != nil {
 				return err
+			}
+			if req.DryRun {
+				fmt.Fprintln(cmd.ErrOrStderr(), "Nothing is removed: this is what would be.")
 			}
 			printPruned(cmd, "Images", append(prefixed("untagged: ", r.GetUntagged()), prefixed("deleted: ", r.GetDeleted())...), r.GetReclaimedBytes())
 			return nil
 		}),
 	}
-	c.Flags().BoolVarP(&all, "all", "a", false, "all that no container uses, not only those without a name")
-	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those that match: until=, label=")
+	f := c.Flags()
+	f.BoolVarP(&all, "all", "a", false, "all that no container uses, not only those without a tag")
+	f.BoolVarP(&force, "force", "f", false, "do not ask")
+	f.StringArrayVar(&req.Filters, "filter", nil, "only those that match: until=, label=, label!=")
+	f.BoolVar(&req.DryRun, "dry-run", false, "say what would go and how much that frees, remove nothing")
+	f.Int32Var(&req.KeepLast, "keep-last", 0, "keep the n newest images of each repository; implies --all")
+	f.StringArrayVar(&req.Repositories, "repository", nil, "only images of repositories that match, such as 'team/*'; implies --all")
+	f.StringArrayVar(&req.Protect, "protect", nil, "never these: a pattern of names or an id")
 	return c
 }
 

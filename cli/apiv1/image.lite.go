@@ -1363,9 +1363,19 @@ func (m *ImageServiceRemoveResponse) Merge(b []byte) error {
 }
 
 type ImageServicePruneRequest struct {
-	// Not only images without a name.
-	All     bool
+	// Not only images without a tag.
+	All bool
+	// Docker's: "until=", "label=", "label!=", "dangling=".
 	Filters []string
+	// Tell what would go, and how many bytes that frees, and delete nothing.
+	DryRun bool
+	// Keep the so many newest images of each repository.
+	KeepLast int32
+	// Only images whose names are all in repositories that match one of these patterns ("team/*"; as a shell's, "*" stops
+	// at "/").
+	Repositories []string
+	// Never those that one of these means: a pattern of names, with or without tag, or the beginning of an id.
+	Protect []string
 }
 
 // GetAll is the field, or its zero value where there is none.
@@ -1384,6 +1394,38 @@ func (m *ImageServicePruneRequest) GetFilters() (v []string) {
 	return v
 }
 
+// GetDryRun is the field, or its zero value where there is none.
+func (m *ImageServicePruneRequest) GetDryRun() (v bool) {
+	if m != nil {
+		return m.DryRun
+	}
+	return v
+}
+
+// GetKeepLast is the field, or its zero value where there is none.
+func (m *ImageServicePruneRequest) GetKeepLast() (v int32) {
+	if m != nil {
+		return m.KeepLast
+	}
+	return v
+}
+
+// GetRepositories is the field, or its zero value where there is none.
+func (m *ImageServicePruneRequest) GetRepositories() (v []string) {
+	if m != nil {
+		return m.Repositories
+	}
+	return v
+}
+
+// GetProtect is the field, or its zero value where there is none.
+func (m *ImageServicePruneRequest) GetProtect() (v []string) {
+	if m != nil {
+		return m.Protect
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServicePruneRequest) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -1394,6 +1436,18 @@ func (m *ImageServicePruneRequest) AppendTo(b []byte) []byte {
 	}
 	for _, v := range m.Filters {
 		b = wire.AppendBytes(b, 2, v)
+	}
+	if m.DryRun {
+		b = wire.AppendBool(b, 3, m.DryRun)
+	}
+	if m.KeepLast != 0 {
+		b = wire.AppendUint(b, 4, uint64(m.KeepLast))
+	}
+	for _, v := range m.Repositories {
+		b = wire.AppendBytes(b, 5, v)
+	}
+	for _, v := range m.Protect {
+		b = wire.AppendBytes(b, 6, v)
 	}
 	return b
 }
@@ -1407,6 +1461,14 @@ func (m *ImageServicePruneRequest) Merge(b []byte) error {
 			m.All = d.Bool()
 		case 2<<3 | wire.Bytes:
 			m.Filters = append(m.Filters, d.String())
+		case 3<<3 | wire.Varint:
+			m.DryRun = d.Bool()
+		case 4<<3 | wire.Varint:
+			m.KeepLast = int32(d.Uint())
+		case 5<<3 | wire.Bytes:
+			m.Repositories = append(m.Repositories, d.String())
+		case 6<<3 | wire.Bytes:
+			m.Protect = append(m.Protect, d.String())
 		}
 	}
 	return d.Err()
@@ -1482,6 +1544,8 @@ type ImageServiceListRequest struct {
 	Filters   []string
 	PageSize  int32
 	PageToken string
+	// Also say which layers the images have.
+	WithLayers bool
 }
 
 // GetAll is the field, or its zero value where there is none.
@@ -1516,6 +1580,14 @@ func (m *ImageServiceListRequest) GetPageToken() (v string) {
 	return v
 }
 
+// GetWithLayers is the field, or its zero value where there is none.
+func (m *ImageServiceListRequest) GetWithLayers() (v bool) {
+	if m != nil {
+		return m.WithLayers
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServiceListRequest) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -1533,6 +1605,9 @@ func (m *ImageServiceListRequest) AppendTo(b []byte) []byte {
 	if len(m.PageToken) > 0 {
 		b = wire.AppendBytes(b, 4, m.PageToken)
 	}
+	if m.WithLayers {
+		b = wire.AppendBool(b, 5, m.WithLayers)
+	}
 	return b
 }
 
@@ -1549,6 +1624,8 @@ func (m *ImageServiceListRequest) Merge(b []byte) error {
 			m.PageSize = int32(d.Uint())
 		case 4<<3 | wire.Bytes:
 			m.PageToken = d.String()
+		case 5<<3 | wire.Varint:
+			m.WithLayers = d.Bool()
 		}
 	}
 	return d.Err()
@@ -1617,6 +1694,8 @@ type ImageSummary struct {
 	SizeBytes  int64
 	Labels     map[string]string
 	Containers int32
+	// Bottom first; only when asked for.
+	Layers []*ImageLayer
 }
 
 // GetId is the field, or its zero value where there is none.
@@ -1675,6 +1754,14 @@ func (m *ImageSummary) GetContainers() (v int32) {
 	return v
 }
 
+// GetLayers is the field, or its zero value where there is none.
+func (m *ImageSummary) GetLayers() (v []*ImageLayer) {
+	if m != nil {
+		return m.Layers
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageSummary) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -1704,6 +1791,9 @@ func (m *ImageSummary) AppendTo(b []byte) []byte {
 	}
 	if m.Containers != 0 {
 		b = wire.AppendUint(b, 7, uint64(m.Containers))
+	}
+	for _, v := range m.Layers {
+		b = wire.AppendMessage(b, 8, v)
 	}
 	return b
 }
@@ -1745,6 +1835,76 @@ func (m *ImageSummary) Merge(b []byte) error {
 			m.Labels[k] = v
 		case 7<<3 | wire.Varint:
 			m.Containers = int32(d.Uint())
+		case 8<<3 | wire.Bytes:
+			v := new(ImageLayer)
+			d.Message(v)
+			m.Layers = append(m.Layers, v)
+		}
+	}
+	return d.Err()
+}
+
+type ImageLayer struct {
+	// Digest of the uncompressed archive.
+	DiffId string
+	// Unpacked bytes.
+	SizeBytes int64
+	// How many images have it.
+	Images int32
+}
+
+// GetDiffId is the field, or its zero value where there is none.
+func (m *ImageLayer) GetDiffId() (v string) {
+	if m != nil {
+		return m.DiffId
+	}
+	return v
+}
+
+// GetSizeBytes is the field, or its zero value where there is none.
+func (m *ImageLayer) GetSizeBytes() (v int64) {
+	if m != nil {
+		return m.SizeBytes
+	}
+	return v
+}
+
+// GetImages is the field, or its zero value where there is none.
+func (m *ImageLayer) GetImages() (v int32) {
+	if m != nil {
+		return m.Images
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageLayer) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.DiffId) > 0 {
+		b = wire.AppendBytes(b, 1, m.DiffId)
+	}
+	if m.SizeBytes != 0 {
+		b = wire.AppendUint(b, 2, uint64(m.SizeBytes))
+	}
+	if m.Images != 0 {
+		b = wire.AppendUint(b, 3, uint64(m.Images))
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageLayer) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.DiffId = d.String()
+		case 2<<3 | wire.Varint:
+			m.SizeBytes = int64(d.Uint())
+		case 3<<3 | wire.Varint:
+			m.Images = int32(d.Uint())
 		}
 	}
 	return d.Err()

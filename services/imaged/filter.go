@@ -121,7 +121,7 @@ func commonFilter(key, value string) matcher {
 	case "label":
 		k, v, hasValue := strings.Cut(value, "=")
 		return func(i images.Info) bool {
-			have, ok := i.Config.Config.Labels[k]
+			have, ok := i.Labels[k]
 			return ok && (!hasValue || have == v)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -242,19 +243,59 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.images.Prune(req.All, func(i images.Info) bool { return !match(i) })
+	rules, err := rulesOf(req)
 	if err != nil {
 		return nil, err
 	}
-	s.tellRemoval(r)
-	if len(req.Filters) == 0 { // filters are about images
-		_, partial, err := s.store.DropPartials(0)
+	rules.Match = match
+	r, err := s.images.Prune(rules)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Filters)+len(req.Repositories) == 0 { // these are about images
+		partial, err := s.prunePartials(req.DryRun)
 		if err != nil {
 			return nil, err
 		}
 		r.Bytes += partial
 	}
+	if !req.DryRun {
+		s.tellRemoval(r)
+	}
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
+}
+
+// rulesOf are the rules of a request, without its filters.
+func rulesOf(req *apiv1.ImageServicePruneRequest) (images.Rules, error) {
+	r := images.Rules{All: req.All, KeepLast: int(req.KeepLast), DryRun: req.DryRun}
+	for _, pattern := range slices.Concat(req.Repositories, req.Protect) {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return r, badFilter(pattern)
+		}
+	}
+	if req.KeepLast < 0 {
+		return r, fault.InvalidArgument.Errorf("BAD_RULE", "cannot keep the last %d images", req.KeepLast)
+	}
+	if len(req.Repositories) > 0 {
+		r.Repository = func(name string) bool {
+			return slices.ContainsFunc(req.Repositories, func(p string) bool { ok, _ := path.Match(p, name); return ok })
+		}
+	}
+	if len(req.Protect) > 0 {
+		r.Protect = func(i images.Info) bool {
+			return slices.ContainsFunc(req.Protect, func(p string) bool { return i.Is(p, nameMatches) })
+		}
+	}
+	return r, nil
+}
+
+func (s *server) prunePartials(dryRun bool) (bytes int64, err error) {
+	if dryRun {
+		_, bytes, err = s.store.Partials()
+	} else {
+		_, bytes, err = s.store.DropPartials(0)
+	}
+	return bytes, err
 }
 
 func familiar(names []string) []string {
@@ -282,10 +323,16 @@ func (s imageService) List(_ context.Context, req *apiv1.ImageServiceListRequest
 	page, next := pageOf(all, req.PageSize, req.PageToken, func(i images.Info) string { return i.ID.String() })
 	resp := &apiv1.ImageServiceListResponse{NextPageToken: next}
 	for _, i := range page {
-		resp.Images = append(resp.Images, &apiv1.ImageSummary{
+		summary := &apiv1.ImageSummary{
 			Id: i.ID.String(), Tags: i.Tags, Digests: i.Digests, CreatedAt: timestamppb.New(i.Created),
-			SizeBytes: i.Size, Labels: i.Config.Config.Labels, Containers: int32(i.Users),
-		})
+			SizeBytes: i.Size, Labels: i.Labels, Containers: int32(i.Users),
+		}
+		if req.WithLayers {
+			for _, l := range s.images.LayersOf(i.Image) {
+				summary.Layers = append(summary.Layers, &apiv1.ImageLayer{DiffId: l.DiffID.String(), SizeBytes: l.Bytes, Images: int32(l.Images)})
+			}
+		}
+		resp.Images = append(resp.Images, summary)
 	}
 	return resp, nil
 }
@@ -307,10 +354,10 @@ func (s imageService) Inspect(_ context.Context, req *apiv1.ImageServiceInspectR
 	return &apiv1.ImageServiceInspectResponse{Image: image}, nil
 }
 
-func (s *server) inspect(text string) (images.Info, error) {
+func (s *server) inspect(text string) (images.Inspected, error) {
 	found, err := s.images.Find(text)
 	if err != nil {
-		return images.Info{}, err
+		return images.Inspected{}, err
 	}
 	return s.images.Inspect(found.ID)
 }

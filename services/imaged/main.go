@@ -101,6 +101,7 @@ func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) 
 	if s.store, err = store.Open(dir); err != nil {
 		return nil, err
 	}
+	s.store.Throw = s.trash.Throw
 	if s.driver, err = openDriver(dir, c.Driver, s.trash, log); err != nil {
 		return nil, err
 	}

@@ -135,3 +135,37 @@ func TestDebian(t *testing.T) {
 	want(t, "after the round trip", e.Berth(t, "run", "--rm", ref, "bash", "-c", "perl -e 'print 6*7'"), "42")
 	e.Berth(t, "rmi", ref)
 }
+
+// TestImagePruneRules: the rules of prune, and that a dry run says what then happens.
+func TestImagePruneRules(t *testing.T) {
+	e := harness.New(t)
+	for n, ref := range []string{"app:1", "app:2", "app:3", "team/db:1", "other:1"} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(strings.Repeat("x", 1000*(n+1))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		tarball := filepath.Join(dir, "fs.tar")
+		harness.Sh(t, "tar", "-C", dir, "-cf", tarball, "file")
+		e.Berth(t, "import", tarball, ref)
+	}
+	names := func() string {
+		return strings.Join(lines(e.Berth(t, "images", "--format", "{{.Repository}}:{{.Tag}}")), " ")
+	}
+	before := names()
+	rules := []string{"image", "prune", "-f", "--keep-last", "1", "--repository", "app"}
+	dry := e.Berth(t, append(rules, "--dry-run")...)
+	want(t, "images after a dry run", names(), before)
+	want(t, "what happens", e.Berth(t, rules...), dry)
+	if !strings.Contains(dry, "untagged: app:1") || !strings.Contains(dry, "untagged: app:2") || strings.Contains(dry, "app:3") || strings.Contains(dry, "reclaimed space: 0B") {
+		t.Errorf("dry run says %s", dry)
+	}
+	want(t, "left", names(), "other:1 team/db:1 app:3")
+	e.Berth(t, "image", "prune", "-af", "--protect", "team/*", "--protect", e.Berth(t, "images", "-q", "app:3"))
+	want(t, "left with protected ones", names(), "team/db:1 app:3")
+	e.Fails(t, 1, []string{"keep the last -1"}, "image", "prune", "-f", "--keep-last", "-1")
+	e.Fails(t, 1, []string{"filter"}, "image", "prune", "-f", "--repository", "[")
+	tree := e.Berth(t, "images", "--tree")
+	if !strings.Contains(tree, "└─ app:3  ") || !strings.Contains(tree, "4kB, 0B shared") {
+		t.Errorf("tree: %s", tree)
+	}
+}

@@ -19,8 +19,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/internal/fault"
@@ -32,6 +36,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 var (
@@ -49,6 +54,19 @@ type Image struct {
 	MediaType string        `json:"media_type"` // of the manifest
 	Layers    []Layer       `json:"layers"`     // bottom first
 	Stored    time.Time     `json:"stored"`     // when it was recorded here
+	// Summary is what lists want of the configuration, so that a start need not
+	// read ten thousand of them. nil in records of older versions.
+	Summary *Summary `json:"summary,omitempty"`
+}
+
+// Summary is part of an image's configuration.
+type Summary struct {
+	Created *time.Time        `json:"created,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+func summaryOf(c *manifest.Config) *Summary {
+	return &Summary{Created: c.Created, Labels: c.Config.Labels}
 }
 
 // Layer is one layer of an image: the compressed blob and what it contains.
@@ -108,14 +126,16 @@ type Images struct {
 	refs   map[string]Ref
 	blobs  map[digest.Digest]*blob
 	layers map[digest.Digest]*layer
+
+	missingBlobs, missingLayers tally
 }
 
 // entry is an image in memory.
 type entry struct {
 	Image
-	config manifest.Config
-	users  int // containers
-	names  int
+	config atomic.Pointer[manifest.Config] // nil: not read yet, see configOf
+	users  int                             // containers
+	names  map[string]bool                 // that point to it
 }
 
 type blob struct {
@@ -135,13 +155,31 @@ func Open(j *journal.Journal, s *store.Store, d graph.Driver, log hclog.Logger) 
 		journal: j, store: s, driver: d, log: log,
 		images: map[digest.Digest]*entry{}, refs: map[string]Ref{},
 		blobs: map[digest.Digest]*blob{}, layers: map[digest.Digest]*layer{},
+		missingBlobs: tally{}, missingLayers: tally{},
 	}
-	for _, step := range []func() error{m.loadBlobs, m.loadLayers, m.loadImages, m.loadRefs, m.dropUnused} {
-		if err := step(); err != nil {
-			return nil, err
-		}
+	// A start makes hardly any garbage, and what it makes stays: collecting over
+	// and over while that grows would take a quarter of the time.
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
+	var all []Image
+	var g errgroup.Group // these three look at different things
+	g.Go(m.loadBlobs)
+	g.Go(m.loadLayers)
+	g.Go(func() error {
+		return each(m.journal, imagePrefix, func(_ string, i Image) error {
+			all = append(all, i)
+			return nil
+		})
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
-	return m, nil
+	for _, i := range all {
+		m.loadImage(i)
+	}
+	if err := m.loadRefs(); err != nil {
+		return nil, err
+	}
+	return m, m.dropUnused()
 }
 
 const (
@@ -169,7 +207,8 @@ func each[T any](j *journal.Journal, prefix string, f func(key string, value T) 
 // away blobs without a record. An image that misses one is reported when it is used
 // and mended by the next pull.
 func (m *Images) loadBlobs() error {
-	onDisk := map[digest.Digest]int64{}
+	onDisk := make(map[digest.Digest]int64, m.journal.Len()/2)
+	m.blobs = make(map[digest.Digest]*blob, m.journal.Len()/2)
 	for info, err := range m.store.All() {
 		if err != nil {
 			return err
@@ -198,7 +237,8 @@ func (m *Images) loadLayers() error {
 	if err != nil {
 		return err
 	}
-	onDisk := map[string]bool{}
+	onDisk := make(map[string]bool, len(names))
+	m.layers = make(map[digest.Digest]*layer, len(names))
 	for _, n := range names {
 		onDisk[n] = true
 	}
@@ -217,25 +257,43 @@ func (m *Images) loadLayers() error {
 	return err
 }
 
-func (m *Images) loadImages() error {
-	return each(m.journal, imagePrefix, func(key string, i Image) error {
-		e := &entry{Image: i}
-		if raw, err := m.store.ReadAll(i.ID, manifest.MaxBytes); err != nil {
+func (m *Images) loadImage(i Image) {
+	e := &entry{Image: i, names: map[string]bool{}}
+	if i.Summary == nil {
+		c, err := m.configOf(e)
+		if err != nil {
 			m.log.Error("image is damaged", "image", i.ID, "error", err)
-		} else if e.config, err = manifest.ParseConfig(raw); err != nil {
-			m.log.Error("image is damaged", "image", i.ID, "error", err)
+			c = &manifest.Config{}
 		}
-		m.images[i.ID] = e
-		m.count(&e.Image, 1)
-		return nil
-	})
+		e.Summary = summaryOf(c)
+	}
+	m.images[i.ID] = e
+	m.count(&e.Image, 1)
+}
+
+// configOf gives the configuration of e, which is read when it is first asked
+// for. DataLoss if it is damaged.
+func (m *Images) configOf(e *entry) (*manifest.Config, error) {
+	if c := e.config.Load(); c != nil {
+		return c, nil
+	}
+	raw, err := m.store.ReadAll(e.ID, manifest.MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	c, err := manifest.ParseConfig(raw)
+	if err != nil {
+		return nil, err
+	}
+	e.config.Store(&c)
+	return &c, nil
 }
 
 func (m *Images) loadRefs() error {
 	return each(m.journal, refPrefix, func(name string, r Ref) error {
 		if e := m.images[r.Image]; e != nil {
 			m.refs[name] = r
-			e.names++
+			e.names[name] = true
 		}
 		return nil
 	})
@@ -246,7 +304,7 @@ func (m *Images) loadRefs() error {
 func (m *Images) dropUnused() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.sweep(&journal.Batch{}, m.store.Demote)
+	return m.drop(&journal.Batch{}, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), m.store.Demote)
 }
 
 // count adds n to the count of everything image i needs. The caller holds mu.
@@ -254,32 +312,77 @@ func (m *Images) count(i *Image, n int) {
 	for _, d := range i.Blobs() {
 		if b := m.blobs[d]; b != nil {
 			b.count += n
+		} else {
+			m.missingBlobs.add(d, n)
 		}
 	}
 	for _, d := range i.diffIDs() {
 		if l := m.layers[d]; l != nil {
 			l.count += n
+		} else {
+			m.missingLayers.add(d, n)
 		}
 	}
 }
 
-// sweep commits batch together with the removal of all blobs and layers that
-// nothing needs any more, and then deletes these. drop is what happens to a
-// blob with a layer in it: deleted, or demoted when it is left of a pull that
-// did not get to its end and may be tried again. The caller holds mu.
-func (m *Images) sweep(batch *journal.Batch, drop func(digest.Digest) error) error {
-	var blobs, layers []digest.Digest
-	for d, b := range m.blobs {
-		if b.count == 0 {
-			blobs = append(blobs, d)
-			batch.Delete(blobPrefix + d.String())
+// tally counts the images that need a part which is not here: damaged ones wait
+// for it.
+type tally map[digest.Digest]int
+
+func (t tally) add(d digest.Digest, n int) {
+	if t[d] += n; t[d] <= 0 {
+		delete(t, d)
+	}
+}
+
+// take gives the count of d, which is here from now on.
+func (t tally) take(d digest.Digest) int {
+	n := t[d]
+	delete(t, d)
+	return n
+}
+
+// parts are blobs and layers.
+type parts struct{ blobs, layers []digest.Digest }
+
+// unused are those of the given blobs and layers that nothing needs any more.
+// The caller holds mu.
+func (m *Images) unused(blobs, layers iter.Seq[digest.Digest]) (p parts) {
+	for d := range blobs {
+		if b := m.blobs[d]; b != nil && b.count == 0 {
+			p.blobs = append(p.blobs, d)
 		}
 	}
-	for d, l := range m.layers {
-		if l.count == 0 {
-			layers = append(layers, d)
-			batch.Delete(layerPrefix + d.String())
+	for d := range layers {
+		if l := m.layers[d]; l != nil && l.count == 0 {
+			p.layers = append(p.layers, d)
 		}
+	}
+	p.blobs, p.layers = unique(p.blobs), unique(p.layers)
+	return p
+}
+
+// bytes is what the parts take on the disk.
+func (m *Images) bytes(p parts) (sum int64) {
+	for _, d := range p.blobs {
+		sum += m.blobs[d].Size
+	}
+	for _, d := range p.layers {
+		sum += m.layers[d].Bytes
+	}
+	return sum
+}
+
+// drop commits batch together with the removal of the parts, and then deletes
+// these. away is what happens to a blob with a layer in it: deleted, or demoted
+// when it is left of a pull that did not get to its end and may be tried again.
+// The caller holds mu.
+func (m *Images) drop(batch *journal.Batch, p parts, away func(digest.Digest) error) error {
+	for _, d := range p.blobs {
+		batch.Delete(blobPrefix + d.String())
+	}
+	for _, d := range p.layers {
+		batch.Delete(layerPrefix + d.String())
 	}
 	if batch.Len() == 0 {
 		return nil
@@ -293,15 +396,15 @@ func (m *Images) sweep(batch *journal.Batch, drop func(digest.Digest) error) err
 		return err
 	}
 	var errs []error
-	for _, d := range blobs {
+	for _, d := range p.blobs {
 		if m.blobs[d].DiffID != "" {
-			errs = append(errs, drop(d))
+			errs = append(errs, away(d))
 		} else {
 			errs = append(errs, m.store.Delete(d))
 		}
 		delete(m.blobs, d)
 	}
-	for _, d := range layers {
+	for _, d := range p.layers {
 		errs = append(errs, m.driver.Remove(m.layers[d].Name))
 		delete(m.layers, d)
 	}

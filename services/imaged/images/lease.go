@@ -17,10 +17,11 @@ import (
 
 // Lease keeps blobs and layers alive while an image is made of them. Release it
 // in the end: what no image took over by then is deleted, except that compressed
-// layers stay where the next pull finds them (store.Resume). Its methods may be
-// called from any goroutine.
+// layers of a download stay where the next pull finds them (store.Resume). Its
+// methods may be called from any goroutine.
 type Lease struct {
 	images *Images
+	away   func(digest.Digest) error // what happens to compressed layers then
 
 	mu     sync.Mutex
 	blobs  []digest.Digest
@@ -28,7 +29,10 @@ type Lease struct {
 }
 
 // Lease makes an empty lease.
-func (m *Images) Lease() *Lease { return &Lease{images: m} }
+func (m *Images) Lease() *Lease { return &Lease{images: m, away: m.store.Delete} }
+
+// DownloadLease makes an empty lease for what may be asked for again.
+func (m *Images) DownloadLease() *Lease { return &Lease{images: m, away: m.store.Demote} }
 
 // Blob takes hold of blob d and reports whether it is in the store.
 func (l *Lease) Blob(d digest.Digest) (Blob, bool) {
@@ -137,29 +141,17 @@ func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, publish func()
 // hold enters what was added, and the lease's hold on it.
 func (m *Images) hold(l *Lease, d digest.Digest, b Blob, fresh *layer) {
 	if m.blobs[d] == nil {
-		m.blobs[d] = &blob{Blob: b, count: m.needing(func(i *Image) bool { return slices.Contains(i.Blobs(), d) })}
+		m.blobs[d] = &blob{Blob: b, count: m.missingBlobs.take(d)}
 	}
 	m.blobs[d].Blob = b
 	l.holdBlob(d, m.blobs[d])
 	if fresh != nil {
-		fresh.count = m.needing(func(i *Image) bool { return slices.Contains(i.diffIDs(), b.DiffID) })
+		fresh.count = m.missingLayers.take(b.DiffID)
 		m.layers[b.DiffID] = fresh
 	}
 	if have := m.layers[b.DiffID]; have != nil {
 		l.holdLayer(b.DiffID, have)
 	}
-}
-
-// needing counts the images that need a part which was missing until now: a
-// damaged image may have been waiting for it.
-func (m *Images) needing(needs func(*Image) bool) int {
-	n := 0
-	for _, e := range m.images {
-		if needs(&e.Image) {
-			n++
-		}
-	}
-	return n
 }
 
 // Named is an image and the names it gets.
@@ -225,10 +217,12 @@ func (m *Images) enter(batch *journal.Batch, i Image, config manifest.Config) (u
 	if old != nil {
 		i.Stored = old.Stored
 	}
+	i.Summary = summaryOf(&config)
 	if err := put(batch, imagePrefix+i.ID.String(), i); err != nil {
 		return nil, err
 	}
-	e := &entry{Image: i, config: config}
+	e := &entry{Image: i, names: map[string]bool{}}
+	e.config.Store(&config)
 	if old != nil {
 		e.users, e.names = old.users, old.names
 	}
@@ -267,23 +261,19 @@ func (l *Lease) Release() {
 	m := l.images
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	unused := false
 	for _, d := range l.blobs {
 		if b := m.blobs[d]; b != nil {
 			b.count--
-			unused = unused || b.count == 0
 		}
 	}
 	for _, d := range l.layers {
 		if have := m.layers[d]; have != nil {
 			have.count--
-			unused = unused || have.count == 0
 		}
 	}
+	unused := m.unused(slices.Values(l.blobs), slices.Values(l.layers))
 	l.blobs, l.layers = nil, nil
-	if unused {
-		if err := m.sweep(&journal.Batch{}, m.store.Demote); err != nil {
-			m.log.Error("delete unused blobs and layers", "error", err)
-		}
+	if err := m.drop(&journal.Batch{}, unused, l.away); err != nil {
+		m.log.Error("delete unused blobs and layers", "error", err)
 	}
 }

@@ -1,7 +1,6 @@
 package images
 
 import (
-	"errors"
 	"maps"
 	"regexp"
 	"slices"
@@ -59,10 +58,10 @@ func (m *Images) name(batch *journal.Batch, refs map[string]Ref, undo func()) er
 	}
 	for name, r := range refs {
 		if old, ok := m.refs[name]; ok {
-			m.images[old.Image].names--
+			delete(m.images[old.Image].names, name)
 		}
 		m.refs[name] = r
-		m.images[r.Image].names++
+		m.images[r.Image].names[name] = true
 	}
 	return nil
 }
@@ -177,7 +176,7 @@ func (m *Images) Remove(text string, force bool) (Removal, error) {
 	}
 	e := m.images[found.ID]
 	goes := m.namesToRemove(e, found.Name)
-	last := len(goes) == e.names
+	last := len(goes) == len(e.names)
 	if found.Name == "" && repositories(goes) > 1 && !force {
 		return Removal{}, fault.FailedPrecondition.Errorf("IMAGE_HAS_NAMES", "image %s has several names", short(e.ID)).
 			With("image", text).Hint("remove it by name, or with --force")
@@ -195,13 +194,7 @@ func (m *Images) Remove(text string, force bool) (Removal, error) {
 // namesToRemove are the names that go with name, or all if that is empty. A
 // repository's digests go with its last tag: nobody gave them by hand.
 func (m *Images) namesToRemove(e *entry, name string) []string {
-	var all []string
-	for n, r := range m.refs {
-		if r.Image == e.ID {
-			all = append(all, n)
-		}
-	}
-	slices.Sort(all)
+	all := slices.Sorted(maps.Keys(e.names))
 	if name == "" {
 		return all
 	}
@@ -241,43 +234,52 @@ func repositories(names []string) int {
 	return len(repos)
 }
 
-// remove deletes names, and the image with them if whole.
+// remove deletes names, and the image with them if whole: then they are all.
 func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
+	if whole {
+		return m.removeWhole([]*entry{e})
+	}
 	var batch journal.Batch
 	for _, n := range names {
 		batch.Delete(refPrefix + n)
 	}
-	if !whole {
-		if err := m.journal.Commit(&batch, true); err != nil {
-			return Removal{}, err
-		}
-		m.forget(e, names)
-		return Removal{Untagged: names}, nil
-	}
-	batch.Delete(imagePrefix + e.ID.String())
-	blobs, layers := maps.Clone(m.blobs), maps.Clone(m.layers)
-	m.count(&e.Image, -1)
-	delete(m.images, e.ID)
-	if err := m.sweep(&batch, m.store.Delete); err != nil {
-		if _, ok := m.journal.Get(imagePrefix + e.ID.String()); ok { // nothing was written
-			m.images[e.ID] = e
-			m.count(&e.Image, 1)
-			return Removal{}, err
-		}
-		m.log.Error("delete image", "image", e.ID, "error", err)
+	if err := m.journal.Commit(&batch, true); err != nil {
+		return Removal{}, err
 	}
 	m.forget(e, names)
-	r := Removal{Untagged: names, Deleted: []digest.Digest{e.ID}}
-	for d, b := range blobs {
-		if m.blobs[d] == nil {
-			r.Bytes += b.Size
+	return Removal{Untagged: names}, nil
+}
+
+// removeWhole deletes images with all their names, and what only they needed.
+func (m *Images) removeWhole(all []*entry) (r Removal, err error) {
+	var batch journal.Batch
+	var blobs, layers []digest.Digest
+	for _, e := range all {
+		names := slices.Sorted(maps.Keys(e.names))
+		for _, n := range names {
+			batch.Delete(refPrefix + n)
 		}
+		batch.Delete(imagePrefix + e.ID.String())
+		m.count(&e.Image, -1)
+		delete(m.images, e.ID)
+		blobs, layers = append(blobs, e.Blobs()...), append(layers, e.diffIDs()...)
+		r.Untagged = append(r.Untagged, names...)
+		r.Deleted = append(r.Deleted, e.ID)
 	}
-	for d, l := range layers {
-		if m.layers[d] == nil {
-			r.Bytes += l.Bytes
-			r.Deleted = append(r.Deleted, d)
+	unused := m.unused(slices.Values(blobs), slices.Values(layers))
+	r.Bytes, r.Deleted = m.bytes(unused), append(r.Deleted, unused.layers...)
+	if err := m.drop(&batch, unused, m.store.Delete); err != nil {
+		if _, ok := m.journal.Get(imagePrefix + all[0].ID.String()); ok { // nothing was written
+			for _, e := range all {
+				m.images[e.ID] = e
+				m.count(&e.Image, 1)
+			}
+			return Removal{}, err
 		}
+		m.log.Error("delete images", "image", all[0].ID, "error", err)
+	}
+	for _, e := range all {
+		m.forget(e, slices.Collect(maps.Keys(e.names)))
 	}
 	return r, nil
 }
@@ -285,28 +287,8 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 func (m *Images) forget(e *entry, names []string) {
 	for _, n := range names {
 		delete(m.refs, n)
+		delete(e.names, n)
 	}
-	e.names -= len(names)
-}
-
-// Prune deletes the images that no container uses and that have no name, or
-// with all whatever names they have, if keep does not want them.
-func (m *Images) Prune(all bool, keep func(Info) bool) (Removal, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var sum Removal
-	var errs []error
-	for _, e := range slices.Collect(maps.Values(m.images)) {
-		if e.users > 0 || e.names > 0 && !all || keep(m.info(e)) {
-			continue
-		}
-		r, err := m.remove(e, m.namesToRemove(e, ""), true)
-		errs = append(errs, err)
-		sum.Untagged = append(sum.Untagged, r.Untagged...)
-		sum.Deleted = append(sum.Deleted, r.Deleted...)
-		sum.Bytes += r.Bytes
-	}
-	return sum, errors.Join(errs...)
 }
 
 func short(d digest.Digest) string { return d.Encoded()[:12] }

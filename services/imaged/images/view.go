@@ -18,7 +18,7 @@ import (
 // Info is an image with all that is known of it.
 type Info struct {
 	Image
-	Config  manifest.Config
+	Labels  map[string]string
 	Tags    []string // familiar form: "nginx:latest"
 	Digests []string // familiar form: "nginx@sha256:…"
 	Size    int64    // bytes of the files in all layers
@@ -28,8 +28,8 @@ type Info struct {
 
 // info describes e. The caller holds mu.
 func (m *Images) info(e *entry) Info {
-	i := Info{Image: e.Image, Config: e.config, Users: e.users, Created: e.Stored}
-	if c := e.config.Created; c != nil {
+	i := Info{Image: e.Image, Labels: e.Summary.Labels, Users: e.users, Created: e.Stored}
+	if c := e.Summary.Created; c != nil {
 		i.Created = *c
 	}
 	for _, l := range e.Layers {
@@ -37,50 +37,38 @@ func (m *Images) info(e *entry) Info {
 			i.Size += have.Bytes
 		}
 	}
-	return i
-}
-
-// addNames fills in Tags and Digests of all infos in one pass over the names.
-func (m *Images) addNames(infos map[digest.Digest]*Info) {
-	for name, r := range m.refs {
-		i := infos[r.Image]
-		if i == nil {
-			continue
-		}
+	for name := range e.names {
 		if strings.Contains(name, "@") {
 			i.Digests = append(i.Digests, Familiar(name))
 		} else {
 			i.Tags = append(i.Tags, Familiar(name))
 		}
 	}
-	for _, i := range infos {
-		slices.Sort(i.Tags)
-		slices.Sort(i.Digests)
-	}
+	slices.Sort(i.Tags)
+	slices.Sort(i.Digests)
+	return i
 }
 
-// Familiar is the form of a canonical name that people write.
+// Familiar is the form of a canonical name that people write: without the
+// default registry and its folder for official images.
 func Familiar(name string) string {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
+	hub, ok := strings.CutPrefix(name, "docker.io/")
+	if !ok {
 		return name
 	}
-	return reference.FamiliarString(named)
+	if official, ok := strings.CutPrefix(hub, "library/"); ok && !strings.Contains(official, "/") {
+		return official
+	}
+	return hub
 }
 
 // List is all images, newest first.
 func (m *Images) List() []Info {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	infos := make(map[digest.Digest]*Info, len(m.images))
-	for id, e := range m.images {
-		i := m.info(e)
-		infos[id] = &i
-	}
-	m.addNames(infos)
-	all := make([]Info, 0, len(infos))
-	for _, i := range infos {
-		all = append(all, *i)
+	all := make([]Info, 0, len(m.images))
+	for _, e := range m.images {
+		all = append(all, m.info(e))
 	}
 	slices.SortFunc(all, func(a, b Info) int {
 		if c := b.Created.Compare(a.Created); c != 0 {
@@ -91,17 +79,26 @@ func (m *Images) List() []Info {
 	return all
 }
 
+// Inspected is an image with its configuration.
+type Inspected struct {
+	Info
+	Config manifest.Config // empty if it is damaged
+}
+
 // Inspect describes the image id.
-func (m *Images) Inspect(id digest.Digest) (Info, error) {
+func (m *Images) Inspect(id digest.Digest) (Inspected, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	e := m.images[id]
 	if e == nil {
-		return Info{}, notFound(id.String())
+		return Inspected{}, notFound(id.String())
 	}
-	i := m.info(e)
-	m.addNames(map[digest.Digest]*Info{id: &i})
-	return i, nil
+	c, err := m.configOf(e)
+	if err != nil {
+		m.log.Error("image is damaged", "image", id, "error", err)
+		c = &manifest.Config{}
+	}
+	return Inspected{m.info(e), *c}, nil
 }
 
 // TagsOf are the canonical names of all tags of the repository that named is in.
@@ -115,6 +112,27 @@ func (m *Images) TagsOf(named reference.Named) []string {
 		}
 	}
 	slices.Sort(all)
+	return all
+}
+
+// LayerUse is a layer of an image, as List's callers want it.
+type LayerUse struct {
+	DiffID digest.Digest
+	Bytes  int64
+	Images int // that have it, or are being made with it
+}
+
+// LayersOf describes the layers of i, bottom first.
+func (m *Images) LayersOf(i Image) []LayerUse {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	all := make([]LayerUse, len(i.Layers))
+	for n, l := range i.Layers {
+		all[n].DiffID = l.DiffID
+		if have := m.layers[l.DiffID]; have != nil {
+			all[n].Bytes, all[n].Images = have.Bytes, have.count
+		}
+	}
 	return all
 }
 
@@ -147,7 +165,7 @@ func (m *Images) Use(id digest.Digest) (Use, error) {
 	if e == nil {
 		return Use{}, notFound(id.String())
 	}
-	u := Use{Image: e.Image, Config: e.config}
+	u := Use{Image: e.Image}
 	for _, l := range e.Layers {
 		have := m.layers[l.DiffID]
 		if have == nil {
@@ -158,6 +176,11 @@ func (m *Images) Use(id digest.Digest) (Use, error) {
 	if m.blobs[id] == nil {
 		return Use{}, damaged(id, id)
 	}
+	c, err := m.configOf(e)
+	if err != nil {
+		return Use{}, err
+	}
+	u.Config = *c
 	e.users++
 	return u, nil
 }

@@ -95,7 +95,7 @@ func (p *Puller) join(r Request, desc ocispec.Descriptor) (f *fetch, leave func(
 	if f == nil {
 		// Not the context of whoever happens to come first.
 		ctx, cancel := context.WithCancel(context.Background())
-		f = &fetch{cancel: cancel, before: p.fetches.ending[desc.Digest], lease: p.Images.Lease(), done: make(chan struct{}), watch: map[int]func(Progress){},
+		f = &fetch{cancel: cancel, before: p.fetches.ending[desc.Digest], lease: p.Images.DownloadLease(), done: make(chan struct{}), watch: map[int]func(Progress){},
 			last: Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size}}
 		p.fetches.running[desc.Digest] = f
 		p.fetches.work.Go(func() { p.run(ctx, f, r, desc) })

@@ -127,7 +127,7 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	lease := p.Images.Lease()
+	lease := p.Images.DownloadLease()
 	defer lease.Release()
 
 	raw, desc, err := p.Registry.Manifest(ctx, r.Name, r.Auth)

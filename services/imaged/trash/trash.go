@@ -18,12 +18,15 @@ import (
 
 // Can is a directory of trees that are to be deleted.
 type Can struct {
-	dir     string
-	logf    func(format string, args ...any)
-	seq     atomic.Uint64
-	pending chan string
-	stop    chan struct{}
-	done    sync.WaitGroup
+	dir  string
+	logf func(format string, args ...any)
+	seq  atomic.Uint64
+	wake chan struct{} // there is something in pending
+	stop chan struct{}
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	pending []string
 }
 
 // Open opens the can in dir, made if need be, and begins to empty it. It
@@ -36,7 +39,7 @@ func Open(dir string, logf func(format string, args ...any)) (*Can, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Can{dir: dir, logf: logf, pending: make(chan string, 4096), stop: make(chan struct{})}
+	c := &Can{dir: dir, logf: logf, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	c.done.Go(func() { c.run(old) })
 	return c, nil
 }
@@ -49,11 +52,27 @@ func (c *Can) Throw(path string) error {
 	if err := os.Rename(path, into); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
+	c.mu.Lock()
+	c.pending = append(c.pending, into)
+	c.mu.Unlock()
 	select {
-	case c.pending <- into:
-	default: // thousands are waiting; the next start finds it
+	case c.wake <- struct{}{}:
+	default: // is awake
 	}
 	return nil
+}
+
+// next takes what waits longest out of pending; empty if nothing does.
+func (c *Can) next() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) == 0 {
+		c.pending = nil
+		return ""
+	}
+	path := c.pending[0]
+	c.pending = c.pending[1:]
+	return path
 }
 
 // closePatience is how long Close goes on emptying the can. A daemon that stops
@@ -81,23 +100,30 @@ func (c *Can) run(old []os.DirEntry) {
 	for {
 		select {
 		case <-c.stop:
-			c.drain(time.Now().Add(closePatience))
+			c.empty(time.Now().Add(closePatience))
 			return
-		case path := <-c.pending:
-			c.delete(path)
+		case <-c.wake:
+			c.empty(time.Time{})
 		}
 	}
 }
 
-// drain deletes what is waiting, until there is nothing more or it is late.
-func (c *Can) drain(deadline time.Time) {
-	for time.Now().Before(deadline) {
+// empty deletes what is waiting, until there is nothing more, or it is late, or
+// with no deadline the can is closed.
+func (c *Can) empty(deadline time.Time) {
+	for {
 		select {
-		case path := <-c.pending:
-			c.delete(path)
+		case <-c.stop:
+			if deadline.IsZero() || time.Now().After(deadline) {
+				return
+			}
 		default:
+		}
+		path := c.next()
+		if path == "" {
 			return
 		}
+		c.delete(path)
 	}
 }
 

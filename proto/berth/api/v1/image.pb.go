@@ -1000,9 +1000,19 @@ func (x *ImageServiceRemoveResponse) GetReclaimedBytes() int64 {
 
 type ImageServicePruneRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Not only images without a name.
-	All           bool     `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
-	Filters       []string `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"`
+	// Not only images without a tag.
+	All bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// Docker's: "until=", "label=", "label!=", "dangling=".
+	Filters []string `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"`
+	// Tell what would go, and how many bytes that frees, and delete nothing.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Keep the so many newest images of each repository.
+	KeepLast int32 `protobuf:"varint,4,opt,name=keep_last,json=keepLast,proto3" json:"keep_last,omitempty"`
+	// Only images whose names are all in repositories that match one of these patterns ("team/*"; as a shell's, "*" stops
+	// at "/").
+	Repositories []string `protobuf:"bytes,5,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	// Never those that one of these means: a pattern of names, with or without tag, or the beginning of an id.
+	Protect       []string `protobuf:"bytes,6,rep,name=protect,proto3" json:"protect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1047,6 +1057,34 @@ func (x *ImageServicePruneRequest) GetAll() bool {
 func (x *ImageServicePruneRequest) GetFilters() []string {
 	if x != nil {
 		return x.Filters
+	}
+	return nil
+}
+
+func (x *ImageServicePruneRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ImageServicePruneRequest) GetKeepLast() int32 {
+	if x != nil {
+		return x.KeepLast
+	}
+	return 0
+}
+
+func (x *ImageServicePruneRequest) GetRepositories() []string {
+	if x != nil {
+		return x.Repositories
+	}
+	return nil
+}
+
+func (x *ImageServicePruneRequest) GetProtect() []string {
+	if x != nil {
+		return x.Protect
 	}
 	return nil
 }
@@ -1116,9 +1154,11 @@ type ImageServiceListRequest struct {
 	// Also images that only are parents of others.
 	All bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
 	// Docker's: "dangling=", "label=", "before=", "since=", "reference=".
-	Filters       []string `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"`
-	PageSize      int32    `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string   `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Filters   []string `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"`
+	PageSize  int32    `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string   `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Also say which layers the images have.
+	WithLayers    bool `protobuf:"varint,5,opt,name=with_layers,json=withLayers,proto3" json:"with_layers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1179,6 +1219,13 @@ func (x *ImageServiceListRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ImageServiceListRequest) GetWithLayers() bool {
+	if x != nil {
+		return x.WithLayers
+	}
+	return false
 }
 
 type ImageServiceListResponse struct {
@@ -1243,9 +1290,11 @@ type ImageSummary struct {
 	Digests   []string               `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Unpacked bytes of all layers.
-	SizeBytes     int64             `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Containers    int32             `protobuf:"varint,7,opt,name=containers,proto3" json:"containers,omitempty"`
+	SizeBytes  int64             `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Labels     map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Containers int32             `protobuf:"varint,7,opt,name=containers,proto3" json:"containers,omitempty"`
+	// Bottom first; only when asked for.
+	Layers        []*ImageLayer `protobuf:"bytes,8,rep,name=layers,proto3" json:"layers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1329,6 +1378,76 @@ func (x *ImageSummary) GetContainers() int32 {
 	return 0
 }
 
+func (x *ImageSummary) GetLayers() []*ImageLayer {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+type ImageLayer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest of the uncompressed archive.
+	DiffId string `protobuf:"bytes,1,opt,name=diff_id,json=diffId,proto3" json:"diff_id,omitempty"`
+	// Unpacked bytes.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// How many images have it.
+	Images        int32 `protobuf:"varint,3,opt,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageLayer) Reset() {
+	*x = ImageLayer{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageLayer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageLayer) ProtoMessage() {}
+
+func (x *ImageLayer) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageLayer.ProtoReflect.Descriptor instead.
+func (*ImageLayer) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ImageLayer) GetDiffId() string {
+	if x != nil {
+		return x.DiffId
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ImageLayer) GetImages() int32 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
 type ImageServiceInspectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -1338,7 +1457,7 @@ type ImageServiceInspectRequest struct {
 
 func (x *ImageServiceInspectRequest) Reset() {
 	*x = ImageServiceInspectRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	mi := &file_berth_api_v1_image_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1469,7 @@ func (x *ImageServiceInspectRequest) String() string {
 func (*ImageServiceInspectRequest) ProtoMessage() {}
 
 func (x *ImageServiceInspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	mi := &file_berth_api_v1_image_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1482,7 @@ func (x *ImageServiceInspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceInspectRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceInspectRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{19}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImageServiceInspectRequest) GetImage() string {
@@ -1382,7 +1501,7 @@ type ImageServiceInspectResponse struct {
 
 func (x *ImageServiceInspectResponse) Reset() {
 	*x = ImageServiceInspectResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[20]
+	mi := &file_berth_api_v1_image_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1513,7 @@ func (x *ImageServiceInspectResponse) String() string {
 func (*ImageServiceInspectResponse) ProtoMessage() {}
 
 func (x *ImageServiceInspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[20]
+	mi := &file_berth_api_v1_image_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1526,7 @@ func (x *ImageServiceInspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceInspectResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceInspectResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{20}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImageServiceInspectResponse) GetImage() *Image {
@@ -1441,7 +1560,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[21]
+	mi := &file_berth_api_v1_image_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1572,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[21]
+	mi := &file_berth_api_v1_image_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1585,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{21}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Image) GetId() string {
@@ -1586,7 +1705,7 @@ type ImageConfig struct {
 
 func (x *ImageConfig) Reset() {
 	*x = ImageConfig{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[22]
+	mi := &file_berth_api_v1_image_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1717,7 @@ func (x *ImageConfig) String() string {
 func (*ImageConfig) ProtoMessage() {}
 
 func (x *ImageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[22]
+	mi := &file_berth_api_v1_image_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1730,7 @@ func (x *ImageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageConfig.ProtoReflect.Descriptor instead.
 func (*ImageConfig) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{22}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageConfig) GetEntrypoint() []string {
@@ -1693,7 +1812,7 @@ type ImageServiceHistoryRequest struct {
 
 func (x *ImageServiceHistoryRequest) Reset() {
 	*x = ImageServiceHistoryRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[23]
+	mi := &file_berth_api_v1_image_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1824,7 @@ func (x *ImageServiceHistoryRequest) String() string {
 func (*ImageServiceHistoryRequest) ProtoMessage() {}
 
 func (x *ImageServiceHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[23]
+	mi := &file_berth_api_v1_image_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1837,7 @@ func (x *ImageServiceHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{23}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImageServiceHistoryRequest) GetImage() string {
@@ -1737,7 +1856,7 @@ type ImageServiceHistoryResponse struct {
 
 func (x *ImageServiceHistoryResponse) Reset() {
 	*x = ImageServiceHistoryResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[24]
+	mi := &file_berth_api_v1_image_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1868,7 @@ func (x *ImageServiceHistoryResponse) String() string {
 func (*ImageServiceHistoryResponse) ProtoMessage() {}
 
 func (x *ImageServiceHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[24]
+	mi := &file_berth_api_v1_image_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1881,7 @@ func (x *ImageServiceHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{24}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImageServiceHistoryResponse) GetEntries() []*HistoryEntry {
@@ -1785,7 +1904,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[25]
+	mi := &file_berth_api_v1_image_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1916,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[25]
+	mi := &file_berth_api_v1_image_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1929,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{25}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HistoryEntry) GetCreatedAt() *timestamppb.Timestamp {
@@ -1857,7 +1976,7 @@ type ImageServiceLoginRequest struct {
 
 func (x *ImageServiceLoginRequest) Reset() {
 	*x = ImageServiceLoginRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[26]
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +1988,7 @@ func (x *ImageServiceLoginRequest) String() string {
 func (*ImageServiceLoginRequest) ProtoMessage() {}
 
 func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[26]
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2001,7 @@ func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{26}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImageServiceLoginRequest) GetAuth() *RegistryAuth {
@@ -1902,7 +2021,7 @@ type ImageServiceLoginResponse struct {
 
 func (x *ImageServiceLoginResponse) Reset() {
 	*x = ImageServiceLoginResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2033,7 @@ func (x *ImageServiceLoginResponse) String() string {
 func (*ImageServiceLoginResponse) ProtoMessage() {}
 
 func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2046,7 @@ func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageServiceLoginResponse) GetIdentityToken() string {
@@ -1956,7 +2075,7 @@ type ImageServicePullResponse_Result struct {
 
 func (x *ImageServicePullResponse_Result) Reset() {
 	*x = ImageServicePullResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2087,7 @@ func (x *ImageServicePullResponse_Result) String() string {
 func (*ImageServicePullResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePullResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2159,7 @@ type ImageServicePushResponse_Result struct {
 
 func (x *ImageServicePushResponse_Result) Reset() {
 	*x = ImageServicePushResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2171,7 @@ func (x *ImageServicePushResponse_Result) String() string {
 func (*ImageServicePushResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePushResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2236,7 @@ type ImageServiceImportRequest_Header struct {
 
 func (x *ImageServiceImportRequest_Header) Reset() {
 	*x = ImageServiceImportRequest_Header{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2248,7 @@ func (x *ImageServiceImportRequest_Header) String() string {
 func (*ImageServiceImportRequest_Header) ProtoMessage() {}
 
 func (x *ImageServiceImportRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2302,7 @@ type ImageServiceImportResponse_Result struct {
 
 func (x *ImageServiceImportResponse_Result) Reset() {
 	*x = ImageServiceImportResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2314,7 @@ func (x *ImageServiceImportResponse_Result) String() string {
 func (*ImageServiceImportResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceImportResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2354,7 @@ type ImageServiceLoadRequest_Options struct {
 
 func (x *ImageServiceLoadRequest_Options) Reset() {
 	*x = ImageServiceLoadRequest_Options{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2366,7 @@ func (x *ImageServiceLoadRequest_Options) String() string {
 func (*ImageServiceLoadRequest_Options) ProtoMessage() {}
 
 func (x *ImageServiceLoadRequest_Options) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2401,7 @@ type ImageServiceLoadResponse_Result struct {
 
 func (x *ImageServiceLoadResponse_Result) Reset() {
 	*x = ImageServiceLoadResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2413,7 @@ func (x *ImageServiceLoadResponse_Result) String() string {
 func (*ImageServiceLoadResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceLoadResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,23 +2536,29 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x1aImageServiceRemoveResponse\x12\x1a\n" +
 	"\buntagged\x18\x01 \x03(\tR\buntagged\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\x12'\n" +
-	"\x0freclaimed_bytes\x18\x03 \x01(\x03R\x0ereclaimedBytes\"F\n" +
+	"\x0freclaimed_bytes\x18\x03 \x01(\x03R\x0ereclaimedBytes\"\xba\x01\n" +
 	"\x18ImageServicePruneRequest\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x18\n" +
-	"\afilters\x18\x02 \x03(\tR\afilters\"z\n" +
+	"\afilters\x18\x02 \x03(\tR\afilters\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x1b\n" +
+	"\tkeep_last\x18\x04 \x01(\x05R\bkeepLast\x12\"\n" +
+	"\frepositories\x18\x05 \x03(\tR\frepositories\x12\x18\n" +
+	"\aprotect\x18\x06 \x03(\tR\aprotect\"z\n" +
 	"\x19ImageServicePruneResponse\x12\x1a\n" +
 	"\buntagged\x18\x01 \x03(\tR\buntagged\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\x12'\n" +
-	"\x0freclaimed_bytes\x18\x03 \x01(\x03R\x0ereclaimedBytes\"\x81\x01\n" +
+	"\x0freclaimed_bytes\x18\x03 \x01(\x03R\x0ereclaimedBytes\"\xa2\x01\n" +
 	"\x17ImageServiceListRequest\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x18\n" +
 	"\afilters\x18\x02 \x03(\tR\afilters\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"v\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x1f\n" +
+	"\vwith_layers\x18\x05 \x01(\bR\n" +
+	"withLayers\"v\n" +
 	"\x18ImageServiceListResponse\x122\n" +
 	"\x06images\x18\x01 \x03(\v2\x1a.berth.api.v1.ImageSummaryR\x06images\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc1\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf3\x02\n" +
 	"\fImageSummary\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04tags\x18\x02 \x03(\tR\x04tags\x12\x18\n" +
@@ -2445,10 +2570,17 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x06labels\x18\x06 \x03(\v2&.berth.api.v1.ImageSummary.LabelsEntryR\x06labels\x12\x1e\n" +
 	"\n" +
 	"containers\x18\a \x01(\x05R\n" +
-	"containers\x1a9\n" +
+	"containers\x120\n" +
+	"\x06layers\x18\b \x03(\v2\x18.berth.api.v1.ImageLayerR\x06layers\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
+	"\n" +
+	"ImageLayer\x12\x17\n" +
+	"\adiff_id\x18\x01 \x01(\tR\x06diffId\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
+	"\x06images\x18\x03 \x01(\x05R\x06images\"2\n" +
 	"\x1aImageServiceInspectRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\"H\n" +
 	"\x1bImageServiceInspectResponse\x12)\n" +
@@ -2534,7 +2666,7 @@ func file_berth_api_v1_image_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_image_proto_rawDescData
 }
 
-var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServicePullRequest)(nil),           // 0: berth.api.v1.ImageServicePullRequest
 	(*ImageServicePullResponse)(nil),          // 1: berth.api.v1.ImageServicePullResponse
@@ -2555,79 +2687,81 @@ var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServiceListRequest)(nil),           // 16: berth.api.v1.ImageServiceListRequest
 	(*ImageServiceListResponse)(nil),          // 17: berth.api.v1.ImageServiceListResponse
 	(*ImageSummary)(nil),                      // 18: berth.api.v1.ImageSummary
-	(*ImageServiceInspectRequest)(nil),        // 19: berth.api.v1.ImageServiceInspectRequest
-	(*ImageServiceInspectResponse)(nil),       // 20: berth.api.v1.ImageServiceInspectResponse
-	(*Image)(nil),                             // 21: berth.api.v1.Image
-	(*ImageConfig)(nil),                       // 22: berth.api.v1.ImageConfig
-	(*ImageServiceHistoryRequest)(nil),        // 23: berth.api.v1.ImageServiceHistoryRequest
-	(*ImageServiceHistoryResponse)(nil),       // 24: berth.api.v1.ImageServiceHistoryResponse
-	(*HistoryEntry)(nil),                      // 25: berth.api.v1.HistoryEntry
-	(*ImageServiceLoginRequest)(nil),          // 26: berth.api.v1.ImageServiceLoginRequest
-	(*ImageServiceLoginResponse)(nil),         // 27: berth.api.v1.ImageServiceLoginResponse
-	(*ImageServicePullResponse_Result)(nil),   // 28: berth.api.v1.ImageServicePullResponse.Result
-	(*ImageServicePushResponse_Result)(nil),   // 29: berth.api.v1.ImageServicePushResponse.Result
-	(*ImageServiceImportRequest_Header)(nil),  // 30: berth.api.v1.ImageServiceImportRequest.Header
-	(*ImageServiceImportResponse_Result)(nil), // 31: berth.api.v1.ImageServiceImportResponse.Result
-	(*ImageServiceLoadRequest_Options)(nil),   // 32: berth.api.v1.ImageServiceLoadRequest.Options
-	(*ImageServiceLoadResponse_Result)(nil),   // 33: berth.api.v1.ImageServiceLoadResponse.Result
-	nil,                                       // 34: berth.api.v1.ImageSummary.LabelsEntry
-	nil,                                       // 35: berth.api.v1.ImageConfig.LabelsEntry
-	(*RegistryAuth)(nil),                      // 36: berth.api.v1.RegistryAuth
-	(*JobProgress)(nil),                       // 37: berth.api.v1.JobProgress
-	(*timestamppb.Timestamp)(nil),             // 38: google.protobuf.Timestamp
+	(*ImageLayer)(nil),                        // 19: berth.api.v1.ImageLayer
+	(*ImageServiceInspectRequest)(nil),        // 20: berth.api.v1.ImageServiceInspectRequest
+	(*ImageServiceInspectResponse)(nil),       // 21: berth.api.v1.ImageServiceInspectResponse
+	(*Image)(nil),                             // 22: berth.api.v1.Image
+	(*ImageConfig)(nil),                       // 23: berth.api.v1.ImageConfig
+	(*ImageServiceHistoryRequest)(nil),        // 24: berth.api.v1.ImageServiceHistoryRequest
+	(*ImageServiceHistoryResponse)(nil),       // 25: berth.api.v1.ImageServiceHistoryResponse
+	(*HistoryEntry)(nil),                      // 26: berth.api.v1.HistoryEntry
+	(*ImageServiceLoginRequest)(nil),          // 27: berth.api.v1.ImageServiceLoginRequest
+	(*ImageServiceLoginResponse)(nil),         // 28: berth.api.v1.ImageServiceLoginResponse
+	(*ImageServicePullResponse_Result)(nil),   // 29: berth.api.v1.ImageServicePullResponse.Result
+	(*ImageServicePushResponse_Result)(nil),   // 30: berth.api.v1.ImageServicePushResponse.Result
+	(*ImageServiceImportRequest_Header)(nil),  // 31: berth.api.v1.ImageServiceImportRequest.Header
+	(*ImageServiceImportResponse_Result)(nil), // 32: berth.api.v1.ImageServiceImportResponse.Result
+	(*ImageServiceLoadRequest_Options)(nil),   // 33: berth.api.v1.ImageServiceLoadRequest.Options
+	(*ImageServiceLoadResponse_Result)(nil),   // 34: berth.api.v1.ImageServiceLoadResponse.Result
+	nil,                                       // 35: berth.api.v1.ImageSummary.LabelsEntry
+	nil,                                       // 36: berth.api.v1.ImageConfig.LabelsEntry
+	(*RegistryAuth)(nil),                      // 37: berth.api.v1.RegistryAuth
+	(*JobProgress)(nil),                       // 38: berth.api.v1.JobProgress
+	(*timestamppb.Timestamp)(nil),             // 39: google.protobuf.Timestamp
 }
 var file_berth_api_v1_image_proto_depIdxs = []int32{
-	36, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	37, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
-	28, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
-	36, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	37, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
-	29, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
-	30, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
-	37, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
-	31, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
-	32, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
-	37, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
-	33, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
+	37, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	38, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
+	29, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
+	37, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	38, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
+	30, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
+	31, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
+	38, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
+	32, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
+	33, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
+	38, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
+	34, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
 	18, // 12: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
-	38, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
-	34, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
-	21, // 15: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
-	38, // 16: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	22, // 17: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
-	35, // 18: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
-	25, // 19: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
-	38, // 20: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
-	36, // 21: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	0,  // 22: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
-	2,  // 23: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
-	4,  // 24: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
-	6,  // 25: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
-	8,  // 26: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
-	10, // 27: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
-	12, // 28: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
-	14, // 29: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
-	16, // 30: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
-	19, // 31: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
-	23, // 32: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
-	26, // 33: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
-	1,  // 34: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
-	3,  // 35: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
-	5,  // 36: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
-	7,  // 37: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
-	9,  // 38: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
-	11, // 39: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
-	13, // 40: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
-	15, // 41: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
-	17, // 42: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
-	20, // 43: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
-	24, // 44: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
-	27, // 45: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
-	34, // [34:46] is the sub-list for method output_type
-	22, // [22:34] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	39, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
+	35, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
+	19, // 15: berth.api.v1.ImageSummary.layers:type_name -> berth.api.v1.ImageLayer
+	22, // 16: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
+	39, // 17: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	23, // 18: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
+	36, // 19: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
+	26, // 20: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
+	39, // 21: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
+	37, // 22: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	0,  // 23: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
+	2,  // 24: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
+	4,  // 25: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
+	6,  // 26: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
+	8,  // 27: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
+	10, // 28: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
+	12, // 29: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
+	14, // 30: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
+	16, // 31: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
+	20, // 32: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
+	24, // 33: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
+	27, // 34: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
+	1,  // 35: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
+	3,  // 36: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
+	5,  // 37: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
+	7,  // 38: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
+	9,  // 39: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
+	11, // 40: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
+	13, // 41: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
+	15, // 42: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
+	17, // 43: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
+	21, // 44: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
+	25, // 45: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
+	28, // 46: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
+	35, // [35:47] is the sub-list for method output_type
+	23, // [23:35] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_image_proto_init() }
@@ -2667,7 +2801,7 @@ func file_berth_api_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_image_proto_rawDesc), len(file_berth_api_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,146 @@
+package images
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Rules say which images Prune deletes. Never one that a container uses.
+type Rules struct {
+	// All: not only images without a tag.
+	All bool
+	// KeepLast keeps, of each repository, the so many newest images.
+	KeepLast int
+	// Repository chooses repositories by their familiar name: images with a name
+	// in another one stay, and so do those without any name. nil chooses all.
+	Repository func(name string) bool
+	// Protect keeps what it reports true for; nil nothing.
+	Protect func(Info) bool
+	// Match must hold for an image to go; nil: it does.
+	Match func(Info) bool
+	// DryRun only tells what would go.
+	DryRun bool
+}
+
+// pruneChunk is how many images go with one record: as a batch of the journal
+// is limited, and each takes a sync of the disk.
+const pruneChunk = 500
+
+// Prune deletes the images that the rules choose, or tells which these are.
+func (m *Images) Prune(r Rules) (Removal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	chosen := m.choose(r)
+	if r.DryRun {
+		return m.preview(chosen), nil
+	}
+	var sum Removal
+	var errs []error
+	for some := range slices.Chunk(chosen, pruneChunk) {
+		removed, err := m.removeWhole(some)
+		errs = append(errs, err)
+		sum.Untagged = append(sum.Untagged, removed.Untagged...)
+		sum.Deleted = append(sum.Deleted, removed.Deleted...)
+		sum.Bytes += removed.Bytes
+	}
+	return sum, errors.Join(errs...)
+}
+
+// choose gives the images that the rules delete, oldest first.
+func (m *Images) choose(r Rules) []*entry {
+	var infos []Info
+	for _, e := range m.images {
+		infos = append(infos, m.info(e))
+	}
+	slices.SortFunc(infos, func(a, b Info) int {
+		return cmp.Or(a.Created.Compare(b.Created), a.Stored.Compare(b.Stored), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	kept := lastOf(infos, r.KeepLast)
+	var chosen []*entry
+	for _, i := range infos {
+		switch {
+		case i.Users > 0, len(i.Tags) > 0 && !r.All, kept[i.ID]:
+		case r.Repository != nil && !i.onlyIn(r.Repository):
+		case r.Protect != nil && r.Protect(i):
+		case r.Match != nil && !r.Match(i):
+		default:
+			chosen = append(chosen, m.images[i.ID])
+		}
+	}
+	return chosen
+}
+
+// lastOf are the n newest images of each repository; infos are oldest first.
+func lastOf(infos []Info, n int) map[digest.Digest]bool {
+	kept := map[digest.Digest]bool{}
+	seen := map[string]int{}
+	for _, i := range slices.Backward(infos) {
+		for repo := range repositoriesOf(i.Tags) {
+			if seen[repo]++; seen[repo] <= n {
+				kept[i.ID] = true
+			}
+		}
+	}
+	return kept
+}
+
+func repositoriesOf(names []string) map[string]bool {
+	repos := map[string]bool{}
+	for _, n := range names {
+		repos[repository(n)] = true
+	}
+	return repos
+}
+
+// Is reports whether text means the image: the beginning of its id, of at least
+// four digits, or what matches one of its names.
+func (i Info) Is(text string, matches func(text, name string) bool) bool {
+	if partID.MatchString(text) || fullID.MatchString(text) {
+		return strings.HasPrefix(i.ID.Encoded(), strings.TrimPrefix(text, "sha256:"))
+	}
+	return slices.ContainsFunc(slices.Concat(i.Tags, i.Digests), func(n string) bool { return matches(text, n) })
+}
+
+// onlyIn reports whether the image has names, all of them in repositories that
+// want chooses.
+func (i Info) onlyIn(want func(string) bool) bool {
+	repos := repositoriesOf(slices.Concat(i.Tags, i.Digests))
+	for repo := range repos {
+		if !want(repo) {
+			return false
+		}
+	}
+	return len(repos) > 0
+}
+
+// preview tells what removing the images would come to.
+func (m *Images) preview(chosen []*entry) (r Removal) {
+	blobs, layers := map[digest.Digest]int{}, map[digest.Digest]int{}
+	for _, e := range chosen {
+		r.Untagged = append(r.Untagged, slices.Sorted(maps.Keys(e.names))...)
+		r.Deleted = append(r.Deleted, e.ID)
+		for _, d := range e.Blobs() {
+			blobs[d]++
+		}
+		for _, d := range e.diffIDs() {
+			layers[d]++
+		}
+	}
+	for d, n := range blobs {
+		if b := m.blobs[d]; b != nil && b.count == n {
+			r.Bytes += b.Size
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(layers)) {
+		if l := m.layers[d]; l != nil && l.count == layers[d] {
+			r.Bytes += l.Bytes
+			r.Deleted = append(r.Deleted, d)
+		}
+	}
+	return r
+}
