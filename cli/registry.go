@@ -9,13 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
 // registryNoun groups what looks into registries, without the local store.
 func (a *app) registryNoun() *cobra.Command {
 	c := noun("registry", "Look into registries")
-	c.AddCommand(a.registryListCommand(), a.registryTagsCommand(), a.registryRemoveCommand())
+	c.AddCommand(a.registryListCommand(), a.registryTagsCommand(), a.registryRemoveCommand(), a.registryLimitsCommand())
 	return c
 }
 
@@ -97,6 +98,47 @@ func (a *app) registryRemoveCommand() *cobra.Command {
 			})
 		}),
 	}
+}
+
+func (a *app) registryLimitsCommand() *cobra.Command {
+	var bandwidth string
+	l := &apiv1.TransferLimits{}
+	c := &cobra.Command{
+		Use: "limits [OPTIONS]", Short: "Show or change how fast, and how much at once, is transferred", Args: needArgs(0, 0),
+		Example: "  berth registry limits\n  berth registry limits --bandwidth 10m --downloads 2\n  berth registry limits --bandwidth none",
+		RunE: plain(func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case bandwidth == "none":
+				l.BytesPerSecond = -1
+			case bandwidth != "":
+				n, err := flags.Size(bandwidth)
+				if err != nil || n <= 0 {
+					return usagef("give bytes a second, such as 500k or 10m, or none", "bandwidth %q is not a size", bandwidth)
+				}
+				l.BytesPerSecond = n
+			}
+			e, err := a.connect()
+			if err != nil {
+				return err
+			}
+			defer e.Close()
+			r, err := e.registries.SetLimits(cmd.Context(), &apiv1.RegistryServiceSetLimitsRequest{Limits: l})
+			if err != nil {
+				return err
+			}
+			now, shown := r.GetLimits(), "no limit"
+			if n := now.GetBytesPerSecond(); n > 0 {
+				shown = format.Bytes(n) + "/s"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "bandwidth  %s\ndownloads  %d at once\nunpacks    %d at once\n", shown, now.GetDownloads(), now.GetUnpacks())
+			return nil
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&bandwidth, "bandwidth", "", "bytes a second in each direction, such as 10m; none for no limit")
+	f.Int32Var(&l.Downloads, "downloads", 0, "blobs downloaded at once")
+	f.Int32Var(&l.Unpacks, "unpacks", 0, "layers unpacked at once")
+	return c
 }
 
 // imageCopyCommand is `berth image copy`.

@@ -9,6 +9,206 @@ import (
 	context "context"
 )
 
+type TransferLimits struct {
+	// In each direction; at least 16384. -1: no limit. 0, in a request: unchanged.
+	BytesPerSecond int64
+	// Blobs downloaded at once. 0, in a request: unchanged.
+	Downloads int32
+	// Layers unpacked at once. 0, in a request: unchanged.
+	Unpacks int32
+}
+
+// GetBytesPerSecond is the field, or its zero value where there is none.
+func (m *TransferLimits) GetBytesPerSecond() (v int64) {
+	if m != nil {
+		return m.BytesPerSecond
+	}
+	return v
+}
+
+// GetDownloads is the field, or its zero value where there is none.
+func (m *TransferLimits) GetDownloads() (v int32) {
+	if m != nil {
+		return m.Downloads
+	}
+	return v
+}
+
+// GetUnpacks is the field, or its zero value where there is none.
+func (m *TransferLimits) GetUnpacks() (v int32) {
+	if m != nil {
+		return m.Unpacks
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *TransferLimits) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if m.BytesPerSecond != 0 {
+		b = wire.AppendUint(b, 1, uint64(m.BytesPerSecond))
+	}
+	if m.Downloads != 0 {
+		b = wire.AppendUint(b, 2, uint64(m.Downloads))
+	}
+	if m.Unpacks != 0 {
+		b = wire.AppendUint(b, 3, uint64(m.Unpacks))
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *TransferLimits) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Varint:
+			m.BytesPerSecond = int64(d.Uint())
+		case 2<<3 | wire.Varint:
+			m.Downloads = int32(d.Uint())
+		case 3<<3 | wire.Varint:
+			m.Unpacks = int32(d.Uint())
+		}
+	}
+	return d.Err()
+}
+
+type RegistryServiceGetLimitsRequest struct {
+}
+
+// AppendTo implements wire.Message.
+func (m *RegistryServiceGetLimitsRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *RegistryServiceGetLimitsRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+	}
+	return d.Err()
+}
+
+type RegistryServiceGetLimitsResponse struct {
+	Limits *TransferLimits
+}
+
+// GetLimits is the field, or its zero value where there is none.
+func (m *RegistryServiceGetLimitsResponse) GetLimits() (v *TransferLimits) {
+	if m != nil {
+		return m.Limits
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *RegistryServiceGetLimitsResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if m.Limits != nil {
+		b = wire.AppendMessage(b, 1, m.Limits)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *RegistryServiceGetLimitsResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			if m.Limits == nil {
+				m.Limits = new(TransferLimits)
+			}
+			d.Message(m.Limits)
+		}
+	}
+	return d.Err()
+}
+
+type RegistryServiceSetLimitsRequest struct {
+	Limits *TransferLimits
+}
+
+// GetLimits is the field, or its zero value where there is none.
+func (m *RegistryServiceSetLimitsRequest) GetLimits() (v *TransferLimits) {
+	if m != nil {
+		return m.Limits
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *RegistryServiceSetLimitsRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if m.Limits != nil {
+		b = wire.AppendMessage(b, 1, m.Limits)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *RegistryServiceSetLimitsRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			if m.Limits == nil {
+				m.Limits = new(TransferLimits)
+			}
+			d.Message(m.Limits)
+		}
+	}
+	return d.Err()
+}
+
+type RegistryServiceSetLimitsResponse struct {
+	// What holds now.
+	Limits *TransferLimits
+}
+
+// GetLimits is the field, or its zero value where there is none.
+func (m *RegistryServiceSetLimitsResponse) GetLimits() (v *TransferLimits) {
+	if m != nil {
+		return m.Limits
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *RegistryServiceSetLimitsResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if m.Limits != nil {
+		b = wire.AppendMessage(b, 1, m.Limits)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *RegistryServiceSetLimitsResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			if m.Limits == nil {
+				m.Limits = new(TransferLimits)
+			}
+			d.Message(m.Limits)
+		}
+	}
+	return d.Err()
+}
+
 type RegistryServiceListTagsRequest struct {
 	// A repository; a tag in it is ignored.
 	Repository string
@@ -1672,4 +1872,22 @@ type RegistryService_PullArtifactClient = *rpc.ServerStream[RegistryServicePullA
 // when the next message that is not data comes, or the end of the stream without an error.
 func (c RegistryServiceClient) PullArtifact(ctx context.Context, in *RegistryServicePullArtifactRequest) (RegistryService_PullArtifactClient, error) {
 	return rpc.OpenServerStream[RegistryServicePullArtifactResponse](ctx, c.conn, "/berth.api.v1.RegistryService/PullArtifact", in)
+}
+
+// How fast and how much at once is transferred, by everybody together.
+func (c RegistryServiceClient) GetLimits(ctx context.Context, in *RegistryServiceGetLimitsRequest) (*RegistryServiceGetLimitsResponse, error) {
+	out := new(RegistryServiceGetLimitsResponse)
+	if err := c.conn.Invoke(ctx, "/berth.api.v1.RegistryService/GetLimits", in, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Changes that, for transfers under way too, until imaged is started again. INVALID_ARGUMENT (out of range).
+func (c RegistryServiceClient) SetLimits(ctx context.Context, in *RegistryServiceSetLimitsRequest) (*RegistryServiceSetLimitsResponse, error) {
+	out := new(RegistryServiceSetLimitsResponse)
+	if err := c.conn.Invoke(ctx, "/berth.api.v1.RegistryService/SetLimits", in, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }

@@ -75,6 +75,8 @@ var table = map[string]target{
 	"/berth.api.v1.RegistryService/ListReferrers":    imaged,
 	"/berth.api.v1.RegistryService/PushArtifact":     imaged,
 	"/berth.api.v1.RegistryService/PullArtifact":     imaged,
+	"/berth.api.v1.RegistryService/GetLimits":        imaged,
+	"/berth.api.v1.RegistryService/SetLimits":        imaged,
 
 	"/berth.api.v1.VolumeService/List":    imaged,
 	"/berth.api.v1.VolumeService/Inspect": imaged,

@@ -52,15 +52,16 @@ func (s imageService) Pull(req *apiv1.ImageServicePullRequest, stream apiv1.Imag
 		Name: name, Platform: req.Platform, Auth: authOf(req.Auth),
 		Progress: func(p pull.Progress) { progress.set(p.Layer.String(), string(p.State), p.Current, p.Total) },
 	}
+	ctx := registry.WithNotice(stream.Context(), func(text string) { progress.set("", text, 0, 0) })
 	one := s.puller.PullOne
 	if req.AllPlatforms {
 		one = s.puller.PullPlatforms
 	}
 	var all []pull.Result
 	if req.AllTags {
-		all, err = s.puller.PullTags(stream.Context(), r, one)
+		all, err = s.puller.PullTags(ctx, r, one)
 	} else {
-		all, err = one(stream.Context(), r)
+		all, err = one(ctx, r)
 	}
 	progress.close()
 	if err != nil {
@@ -101,10 +102,11 @@ func (s imageService) Push(req *apiv1.ImageServicePushRequest, stream apiv1.Imag
 	progress := newProgress("push", func(p *apiv1.JobProgress) error {
 		return stream.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Progress{Progress: p}})
 	})
+	ctx := registry.WithNotice(stream.Context(), func(text string) { progress.set("", text, 0, 0) })
 	result := &apiv1.ImageServicePushResponse_Result{}
 	for _, name := range names {
 		var r push.Result
-		r, err = s.pusher.Push(stream.Context(), push.Request{
+		r, err = s.pusher.Push(ctx, push.Request{
 			Name: name, Auth: authOf(req.Auth),
 			Progress: func(p push.Progress) { progress.set(p.Blob.String(), string(p.State), p.Current, p.Total) },
 		})

@@ -248,3 +248,38 @@ func (w artifactWriter) Write(p []byte) (int, error) {
 	err := w.stream.Send(&apiv1.RegistryServicePullArtifactResponse{Message: &apiv1.RegistryServicePullArtifactResponse_Data{Data: slices.Clone(p)}})
 	return len(p), err
 }
+
+func (s registryService) limits() *apiv1.TransferLimits {
+	downloads, unpacks := s.puller.Limits()
+	l := &apiv1.TransferLimits{BytesPerSecond: s.registry.Bandwidth(), Downloads: int32(downloads), Unpacks: int32(unpacks)}
+	if l.BytesPerSecond == 0 {
+		l.BytesPerSecond = -1
+	}
+	return l
+}
+
+func (s registryService) GetLimits(context.Context, *apiv1.RegistryServiceGetLimitsRequest) (*apiv1.RegistryServiceGetLimitsResponse, error) {
+	return &apiv1.RegistryServiceGetLimitsResponse{Limits: s.limits()}, nil
+}
+
+const (
+	minBandwidth = 16 << 10
+	maxAtOnce    = 1000
+)
+
+func (s registryService) SetLimits(_ context.Context, req *apiv1.RegistryServiceSetLimitsRequest) (*apiv1.RegistryServiceSetLimitsResponse, error) {
+	l := req.GetLimits()
+	if b := l.GetBytesPerSecond(); b < -1 || b > 0 && b < minBandwidth {
+		return nil, fault.InvalidArgument.Errorf("BAD_LIMIT", "%d bytes a second are less than %d", b, minBandwidth)
+	}
+	for _, n := range []int32{l.GetDownloads(), l.GetUnpacks()} {
+		if n < 0 || n > maxAtOnce {
+			return nil, fault.InvalidArgument.Errorf("BAD_LIMIT", "%d at once is not between 1 and %d", n, maxAtOnce)
+		}
+	}
+	s.puller.SetLimits(int(l.GetDownloads()), int(l.GetUnpacks()))
+	if b := l.GetBytesPerSecond(); b != 0 {
+		s.registry.SetBandwidth(max(b, 0))
+	}
+	return &apiv1.RegistryServiceSetLimitsResponse{Limits: s.limits()}, nil
+}

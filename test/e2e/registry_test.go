@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/test/harness"
 	registrytest "berth/test/registry"
@@ -132,4 +133,41 @@ func TestPullAndPushAll(t *testing.T) {
 	}
 	e.Fails(t, 1, []string{"do not go together"}, "pull", "--all-platforms", "--platform", "linux/arm64", reg.Ref("multi:1"))
 	e.Berth(t, "rmi", "-f", reg.Ref("app:1"), reg.Ref("app:2"), reg.Ref("multi:1"))
+}
+
+func TestLimitsChangeWhilePulling(t *testing.T) {
+	e := harness.New(t)
+	img := e.Busybox(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	ref := reg.Ref("app:1")
+	e.Berth(t, "tag", img, ref)
+	e.Berth(t, "push", "-q", ref)
+	e.Berth(t, "rmi", "-f", ref, img)
+	e.Fails(t, 1, []string{"less than"}, "registry", "limits", "--bandwidth", "1k")
+	e.Fails(t, 1, []string{"is not a size"}, "registry", "limits", "--bandwidth", "fast")
+	e.Fails(t, 1, []string{"at once"}, "registry", "limits", "--downloads", "-1")
+	if out := e.Berth(t, "registry", "limits", "--bandwidth", "64k", "--downloads", "1"); !strings.Contains(out, "65.54kB/s") || !strings.Contains(out, "downloads  1") {
+		t.Errorf("limits: %s", out)
+	}
+	pull := e.Command("pull", "-q", ref)
+	if err := pull.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- pull.Wait() }()
+	select {
+	case err := <-done:
+		t.Fatalf("a megabyte came at once at 64 KiB/s: %v", err)
+	case <-time.After(3 * time.Second):
+	}
+	e.Berth(t, "registry", "limits", "--bandwidth", "none")
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the pull did not speed up")
+	}
+	want(t, "what was pulled", e.Berth(t, "run", "--rm", ref, "echo", "yes"), "yes")
 }

@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/rest"
+	"berth/services/imaged/gate"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/inflate"
@@ -29,8 +30,8 @@ type fetches struct {
 	mu        sync.Mutex
 	running   map[digest.Digest]*fetch
 	ending    map[digest.Digest]*fetch // given up by all, not yet tidied up
-	downloads chan struct{}            // one element for each download under way
-	unpacks   chan struct{}
+	downloads *gate.Gate
+	unpacks   *gate.Gate
 	work      sync.WaitGroup // what goes on in the background
 }
 
@@ -283,12 +284,10 @@ func (p *Puller) unpack(ctx context.Context, r io.Reader) (u unpackedLayer) {
 			u.err = fault.Internal.Errorf("PANIC", "unpack: %v", v)
 		}
 	}()
-	select {
-	case <-ctx.Done():
-		return unpackedLayer{err: context.Cause(ctx)}
-	case p.fetches.unpacks <- struct{}{}:
-		defer func() { <-p.fetches.unpacks }()
+	if err := p.fetches.unpacks.Enter(ctx); err != nil {
+		return unpackedLayer{err: err}
 	}
+	defer p.fetches.unpacks.Leave()
 	u.staged, u.diffID, u.err = Unpack(ctx, p.Driver, r, p.Config.Inflate, p.Config.Unpack)
 	return u
 }
@@ -333,12 +332,11 @@ const (
 
 // download writes the blob to out, taking it up again where it broke off.
 func (p *Puller) download(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor, out *store.Spool) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case p.fetches.downloads <- struct{}{}:
-		defer func() { <-p.fetches.downloads }()
+	if err := p.fetches.downloads.Enter(ctx); err != nil {
+		return err
 	}
+	defer p.fetches.downloads.Leave()
+	ctx = registry.WithNotice(ctx, func(text string) { f.report(State(text), out.Blob.Size()) })
 	f.report(Downloading, out.Blob.Size())
 	failures := 0
 	for {

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 
 	"berth/internal/fault"
+	"berth/services/imaged/gate"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/inflate"
@@ -53,8 +54,8 @@ type Config struct {
 	Driver   graph.Driver
 	Images   *images.Images
 
-	Downloads int // blobs downloaded at once, over all pulls
-	Unpacks   int // layers unpacked at once, over all pulls
+	Downloads int // blobs downloaded at once, over all pulls, to begin with
+	Unpacks   int // layers unpacked at once, over all pulls, to begin with
 	Unpack    unpack.Limits
 	Inflate   inflate.Limits
 }
@@ -69,8 +70,24 @@ type Puller struct {
 // New makes a puller.
 func New(c Config) *Puller {
 	p := &Puller{Config: c}
-	p.fetches = fetches{running: map[digest.Digest]*fetch{}, ending: map[digest.Digest]*fetch{}, downloads: make(chan struct{}, max(c.Downloads, 1)), unpacks: make(chan struct{}, max(c.Unpacks, 1))}
+	p.fetches = fetches{running: map[digest.Digest]*fetch{}, ending: map[digest.Digest]*fetch{}, downloads: gate.New(c.Downloads), unpacks: gate.New(c.Unpacks)}
 	return p
+}
+
+// SetLimits changes how many blobs are downloaded and layers unpacked at once. Pulls under way obey; zero leaves a limit
+// as it is.
+func (p *Puller) SetLimits(downloads, unpacks int) {
+	if downloads > 0 {
+		p.fetches.downloads.SetLimit(downloads)
+	}
+	if unpacks > 0 {
+		p.fetches.unpacks.SetLimit(unpacks)
+	}
+}
+
+// Limits are how many blobs are downloaded and layers unpacked at once.
+func (p *Puller) Limits() (downloads, unpacks int) {
+	return p.fetches.downloads.Limit(), p.fetches.unpacks.Limit()
 }
 
 // Wait returns when what ended pulls left going on in the background, such as
@@ -97,7 +114,7 @@ type Result struct {
 	UpToDate   bool          // the image and the name were here already
 }
 
-// State is how far a layer is.
+// State is how far a layer is: one of these, or words about a registry that has to be waited for.
 type State string
 
 const (

@@ -34,6 +34,8 @@ type Options struct {
 	// Retries is how often a request is repeated after a reset connection, a 429 or a 5xx;
 	// 4 if zero, none if negative.
 	Retries int
+	// Bandwidth is what SetBandwidth sets, in bytes a second; 0 for no limit.
+	Bandwidth int64
 	// Log receives retries and fallbacks at debug level; nil for none.
 	Log hclog.Logger
 }
@@ -66,6 +68,8 @@ type Client struct {
 
 	grants grants
 
+	down, up throttle
+
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by dialled host; "" serves hosts without settings
 	clear      map[string]time.Time       // hosts found to speak clear HTTP, until when
@@ -92,6 +96,7 @@ func New(o Options) *Client {
 		clear:      make(map[string]time.Time),
 		away:       make(map[string]time.Time),
 	}
+	c.SetBandwidth(o.Bandwidth)
 	if c.userAgent == "" {
 		c.userAgent = "berth"
 	}

@@ -24,6 +24,8 @@ const (
 	maxBackoff    = 5 * time.Second
 	// maxRetryAfter is the longest a registry may make a caller wait without asking them.
 	maxRetryAfter = 60 * time.Second
+	// worthANotice is a pause that the user is told of.
+	worthANotice = time.Second
 )
 
 // request is one request of a call, as often as it has to be sent.
@@ -151,6 +153,13 @@ func (c *Client) retry(ctx context.Context, r *request, send func(context.Contex
 		}
 		c.log.Debug("retrying a registry request", "registry", r.site.name, "method", r.method,
 			"path", r.outside(r.url.Path), "attempt", attempt+1, "wait", wait, "error", r.outside(why))
+		if wait >= worthANotice {
+			what := "does not answer"
+			if err == nil && resp.StatusCode == http.StatusTooManyRequests {
+				what = "limits requests"
+			}
+			notice(ctx, fmt.Sprintf("%s %s, next try in %v", r.who, what, wait.Round(time.Second)))
+		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -211,7 +220,7 @@ func (c *Client) exchange(ctx context.Context, r *request) (*response, error) {
 			return nil, err
 		}
 		if r.open != nil || !isRedirect(resp.StatusCode) {
-			resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, watch: w}
+			resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, watch: w, throttle: &c.down}
 			return &response{Response: resp, left: left, host: u.Host}, nil
 		}
 		_ = resp.Body.Close()
@@ -247,7 +256,7 @@ func (c *Client) roundTrip(ctx context.Context, w *watch, r *request, u *url.URL
 		if err != nil {
 			return nil, unreadableLocal.errorf("%s: open what is to be sent: %w", r.doing, err)
 		}
-		sent = &upload{ReadCloser: rc, watch: w, size: r.size, progress: r.progress}
+		sent = &upload{ReadCloser: rc, ctx: ctx, watch: w, throttle: &c.up, size: r.size, progress: r.progress}
 		req.Body, req.ContentLength = sent, r.size
 		if r.size == 0 {
 			_ = rc.Close()

@@ -116,14 +116,17 @@ func (w *watch) end() {
 // watchedBody is a response's body.
 type watchedBody struct {
 	io.ReadCloser
-	ctx   context.Context // newWatch's
-	watch *watch
+	ctx      context.Context // newWatch's
+	watch    *watch
+	throttle *throttle
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
+	p = p[:b.throttle.portion(len(p))]
 	b.watch.resume()
 	n, err := b.ReadCloser.Read(p)
 	b.watch.pause(n)
+	b.throttle.wait(b.ctx, n)
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
 			err = cause
@@ -141,7 +144,9 @@ func (b *watchedBody) Close() error {
 // own.
 type upload struct {
 	io.ReadCloser
+	ctx      context.Context
 	watch    *watch
+	throttle *throttle
 	size     int64
 	progress func(sent int64)
 
@@ -151,7 +156,8 @@ type upload struct {
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
+	n, err := u.ReadCloser.Read(p[:u.throttle.portion(len(p))])
+	u.throttle.wait(u.ctx, n)
 	u.mu.Lock()
 	u.sent += int64(n)
 	sent := u.sent

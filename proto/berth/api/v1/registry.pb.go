@@ -21,6 +21,238 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TransferLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In each direction; at least 16384. -1: no limit. 0, in a request: unchanged.
+	BytesPerSecond int64 `protobuf:"varint,1,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// Blobs downloaded at once. 0, in a request: unchanged.
+	Downloads int32 `protobuf:"varint,2,opt,name=downloads,proto3" json:"downloads,omitempty"`
+	// Layers unpacked at once. 0, in a request: unchanged.
+	Unpacks       int32 `protobuf:"varint,3,opt,name=unpacks,proto3" json:"unpacks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLimits) Reset() {
+	*x = TransferLimits{}
+	mi := &file_berth_api_v1_registry_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLimits) ProtoMessage() {}
+
+func (x *TransferLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_registry_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLimits.ProtoReflect.Descriptor instead.
+func (*TransferLimits) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TransferLimits) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *TransferLimits) GetDownloads() int32 {
+	if x != nil {
+		return x.Downloads
+	}
+	return 0
+}
+
+func (x *TransferLimits) GetUnpacks() int32 {
+	if x != nil {
+		return x.Unpacks
+	}
+	return 0
+}
+
+type RegistryServiceGetLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryServiceGetLimitsRequest) Reset() {
+	*x = RegistryServiceGetLimitsRequest{}
+	mi := &file_berth_api_v1_registry_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryServiceGetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryServiceGetLimitsRequest) ProtoMessage() {}
+
+func (x *RegistryServiceGetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_registry_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryServiceGetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*RegistryServiceGetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{1}
+}
+
+type RegistryServiceGetLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limits        *TransferLimits        `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryServiceGetLimitsResponse) Reset() {
+	*x = RegistryServiceGetLimitsResponse{}
+	mi := &file_berth_api_v1_registry_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryServiceGetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryServiceGetLimitsResponse) ProtoMessage() {}
+
+func (x *RegistryServiceGetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_registry_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryServiceGetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*RegistryServiceGetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RegistryServiceGetLimitsResponse) GetLimits() *TransferLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type RegistryServiceSetLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limits        *TransferLimits        `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryServiceSetLimitsRequest) Reset() {
+	*x = RegistryServiceSetLimitsRequest{}
+	mi := &file_berth_api_v1_registry_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryServiceSetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryServiceSetLimitsRequest) ProtoMessage() {}
+
+func (x *RegistryServiceSetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_registry_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryServiceSetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*RegistryServiceSetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RegistryServiceSetLimitsRequest) GetLimits() *TransferLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type RegistryServiceSetLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What holds now.
+	Limits        *TransferLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryServiceSetLimitsResponse) Reset() {
+	*x = RegistryServiceSetLimitsResponse{}
+	mi := &file_berth_api_v1_registry_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryServiceSetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryServiceSetLimitsResponse) ProtoMessage() {}
+
+func (x *RegistryServiceSetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_registry_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryServiceSetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*RegistryServiceSetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RegistryServiceSetLimitsResponse) GetLimits() *TransferLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type RegistryServiceListTagsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A repository; a tag in it is ignored.
@@ -32,7 +264,7 @@ type RegistryServiceListTagsRequest struct {
 
 func (x *RegistryServiceListTagsRequest) Reset() {
 	*x = RegistryServiceListTagsRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[0]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +276,7 @@ func (x *RegistryServiceListTagsRequest) String() string {
 func (*RegistryServiceListTagsRequest) ProtoMessage() {}
 
 func (x *RegistryServiceListTagsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[0]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +289,7 @@ func (x *RegistryServiceListTagsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceListTagsRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListTagsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{0}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RegistryServiceListTagsRequest) GetRepository() string {
@@ -84,7 +316,7 @@ type RegistryServiceListTagsResponse struct {
 
 func (x *RegistryServiceListTagsResponse) Reset() {
 	*x = RegistryServiceListTagsResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[1]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -96,7 +328,7 @@ func (x *RegistryServiceListTagsResponse) String() string {
 func (*RegistryServiceListTagsResponse) ProtoMessage() {}
 
 func (x *RegistryServiceListTagsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[1]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -109,7 +341,7 @@ func (x *RegistryServiceListTagsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceListTagsResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListTagsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{1}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegistryServiceListTagsResponse) GetTags() []string {
@@ -132,7 +364,7 @@ type RegistryServiceListRepositoriesRequest struct {
 
 func (x *RegistryServiceListRepositoriesRequest) Reset() {
 	*x = RegistryServiceListRepositoriesRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[2]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +376,7 @@ func (x *RegistryServiceListRepositoriesRequest) String() string {
 func (*RegistryServiceListRepositoriesRequest) ProtoMessage() {}
 
 func (x *RegistryServiceListRepositoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[2]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +389,7 @@ func (x *RegistryServiceListRepositoriesRequest) ProtoReflect() protoreflect.Mes
 
 // Deprecated: Use RegistryServiceListRepositoriesRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListRepositoriesRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{2}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RegistryServiceListRepositoriesRequest) GetRegistry() string {
@@ -191,7 +423,7 @@ type RegistryServiceListRepositoriesResponse struct {
 
 func (x *RegistryServiceListRepositoriesResponse) Reset() {
 	*x = RegistryServiceListRepositoriesResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[3]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +435,7 @@ func (x *RegistryServiceListRepositoriesResponse) String() string {
 func (*RegistryServiceListRepositoriesResponse) ProtoMessage() {}
 
 func (x *RegistryServiceListRepositoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[3]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +448,7 @@ func (x *RegistryServiceListRepositoriesResponse) ProtoReflect() protoreflect.Me
 
 // Deprecated: Use RegistryServiceListRepositoriesResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListRepositoriesResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{3}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RegistryServiceListRepositoriesResponse) GetRepositories() []string {
@@ -238,7 +470,7 @@ type RegistryServiceGetManifestRequest struct {
 
 func (x *RegistryServiceGetManifestRequest) Reset() {
 	*x = RegistryServiceGetManifestRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[4]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +482,7 @@ func (x *RegistryServiceGetManifestRequest) String() string {
 func (*RegistryServiceGetManifestRequest) ProtoMessage() {}
 
 func (x *RegistryServiceGetManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[4]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +495,7 @@ func (x *RegistryServiceGetManifestRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use RegistryServiceGetManifestRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceGetManifestRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{4}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RegistryServiceGetManifestRequest) GetReference() string {
@@ -299,7 +531,7 @@ type RegistryServiceGetManifestResponse struct {
 
 func (x *RegistryServiceGetManifestResponse) Reset() {
 	*x = RegistryServiceGetManifestResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[5]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +543,7 @@ func (x *RegistryServiceGetManifestResponse) String() string {
 func (*RegistryServiceGetManifestResponse) ProtoMessage() {}
 
 func (x *RegistryServiceGetManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[5]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +556,7 @@ func (x *RegistryServiceGetManifestResponse) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use RegistryServiceGetManifestResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceGetManifestResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{5}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RegistryServiceGetManifestResponse) GetRaw() []byte {
@@ -358,7 +590,7 @@ type RegistryServiceDeleteRequest struct {
 
 func (x *RegistryServiceDeleteRequest) Reset() {
 	*x = RegistryServiceDeleteRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[6]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +602,7 @@ func (x *RegistryServiceDeleteRequest) String() string {
 func (*RegistryServiceDeleteRequest) ProtoMessage() {}
 
 func (x *RegistryServiceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[6]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +615,7 @@ func (x *RegistryServiceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{6}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RegistryServiceDeleteRequest) GetReference() string {
@@ -408,7 +640,7 @@ type RegistryServiceDeleteResponse struct {
 
 func (x *RegistryServiceDeleteResponse) Reset() {
 	*x = RegistryServiceDeleteResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[7]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +652,7 @@ func (x *RegistryServiceDeleteResponse) String() string {
 func (*RegistryServiceDeleteResponse) ProtoMessage() {}
 
 func (x *RegistryServiceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[7]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +665,7 @@ func (x *RegistryServiceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{7}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{12}
 }
 
 type RegistryServiceCreateIndexRequest struct {
@@ -449,7 +681,7 @@ type RegistryServiceCreateIndexRequest struct {
 
 func (x *RegistryServiceCreateIndexRequest) Reset() {
 	*x = RegistryServiceCreateIndexRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[8]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +693,7 @@ func (x *RegistryServiceCreateIndexRequest) String() string {
 func (*RegistryServiceCreateIndexRequest) ProtoMessage() {}
 
 func (x *RegistryServiceCreateIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[8]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +706,7 @@ func (x *RegistryServiceCreateIndexRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use RegistryServiceCreateIndexRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCreateIndexRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{8}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RegistryServiceCreateIndexRequest) GetReference() string {
@@ -514,7 +746,7 @@ type RegistryServiceCreateIndexResponse struct {
 
 func (x *RegistryServiceCreateIndexResponse) Reset() {
 	*x = RegistryServiceCreateIndexResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[9]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +758,7 @@ func (x *RegistryServiceCreateIndexResponse) String() string {
 func (*RegistryServiceCreateIndexResponse) ProtoMessage() {}
 
 func (x *RegistryServiceCreateIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[9]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +771,7 @@ func (x *RegistryServiceCreateIndexResponse) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use RegistryServiceCreateIndexResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCreateIndexResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{9}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RegistryServiceCreateIndexResponse) GetDigest() string {
@@ -565,7 +797,7 @@ type RegistryServiceCopyRequest struct {
 
 func (x *RegistryServiceCopyRequest) Reset() {
 	*x = RegistryServiceCopyRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[10]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +809,7 @@ func (x *RegistryServiceCopyRequest) String() string {
 func (*RegistryServiceCopyRequest) ProtoMessage() {}
 
 func (x *RegistryServiceCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[10]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +822,7 @@ func (x *RegistryServiceCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceCopyRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCopyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{10}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RegistryServiceCopyRequest) GetSource() string {
@@ -648,7 +880,7 @@ type RegistryServiceCopyResponse struct {
 
 func (x *RegistryServiceCopyResponse) Reset() {
 	*x = RegistryServiceCopyResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[11]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +892,7 @@ func (x *RegistryServiceCopyResponse) String() string {
 func (*RegistryServiceCopyResponse) ProtoMessage() {}
 
 func (x *RegistryServiceCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[11]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +905,7 @@ func (x *RegistryServiceCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryServiceCopyResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCopyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{11}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RegistryServiceCopyResponse) GetMessage() isRegistryServiceCopyResponse_Message {
@@ -730,7 +962,7 @@ type RegistryServiceListReferrersRequest struct {
 
 func (x *RegistryServiceListReferrersRequest) Reset() {
 	*x = RegistryServiceListReferrersRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[12]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +974,7 @@ func (x *RegistryServiceListReferrersRequest) String() string {
 func (*RegistryServiceListReferrersRequest) ProtoMessage() {}
 
 func (x *RegistryServiceListReferrersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[12]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +987,7 @@ func (x *RegistryServiceListReferrersRequest) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use RegistryServiceListReferrersRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListReferrersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{12}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RegistryServiceListReferrersRequest) GetReference() string {
@@ -790,7 +1022,7 @@ type RegistryServiceListReferrersResponse struct {
 
 func (x *RegistryServiceListReferrersResponse) Reset() {
 	*x = RegistryServiceListReferrersResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[13]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1034,7 @@ func (x *RegistryServiceListReferrersResponse) String() string {
 func (*RegistryServiceListReferrersResponse) ProtoMessage() {}
 
 func (x *RegistryServiceListReferrersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[13]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1047,7 @@ func (x *RegistryServiceListReferrersResponse) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use RegistryServiceListReferrersResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServiceListReferrersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{13}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RegistryServiceListReferrersResponse) GetDigest() string {
@@ -846,7 +1078,7 @@ type ManifestDescriptor struct {
 
 func (x *ManifestDescriptor) Reset() {
 	*x = ManifestDescriptor{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[14]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1090,7 @@ func (x *ManifestDescriptor) String() string {
 func (*ManifestDescriptor) ProtoMessage() {}
 
 func (x *ManifestDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[14]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1103,7 @@ func (x *ManifestDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestDescriptor.ProtoReflect.Descriptor instead.
 func (*ManifestDescriptor) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{14}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ManifestDescriptor) GetDigest() string {
@@ -923,7 +1155,7 @@ type ArtifactFile struct {
 
 func (x *ArtifactFile) Reset() {
 	*x = ArtifactFile{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[15]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1167,7 @@ func (x *ArtifactFile) String() string {
 func (*ArtifactFile) ProtoMessage() {}
 
 func (x *ArtifactFile) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[15]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1180,7 @@ func (x *ArtifactFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactFile.ProtoReflect.Descriptor instead.
 func (*ArtifactFile) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{15}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ArtifactFile) GetName() string {
@@ -986,7 +1218,7 @@ type RegistryServicePushArtifactRequest struct {
 
 func (x *RegistryServicePushArtifactRequest) Reset() {
 	*x = RegistryServicePushArtifactRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[16]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1230,7 @@ func (x *RegistryServicePushArtifactRequest) String() string {
 func (*RegistryServicePushArtifactRequest) ProtoMessage() {}
 
 func (x *RegistryServicePushArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[16]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1243,7 @@ func (x *RegistryServicePushArtifactRequest) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use RegistryServicePushArtifactRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServicePushArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{16}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RegistryServicePushArtifactRequest) GetMessage() isRegistryServicePushArtifactRequest_Message {
@@ -1081,7 +1313,7 @@ type RegistryServicePushArtifactResponse struct {
 
 func (x *RegistryServicePushArtifactResponse) Reset() {
 	*x = RegistryServicePushArtifactResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[17]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1325,7 @@ func (x *RegistryServicePushArtifactResponse) String() string {
 func (*RegistryServicePushArtifactResponse) ProtoMessage() {}
 
 func (x *RegistryServicePushArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[17]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1338,7 @@ func (x *RegistryServicePushArtifactResponse) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use RegistryServicePushArtifactResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServicePushArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{17}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RegistryServicePushArtifactResponse) GetDigest() string {
@@ -1133,7 +1365,7 @@ type RegistryServicePullArtifactRequest struct {
 
 func (x *RegistryServicePullArtifactRequest) Reset() {
 	*x = RegistryServicePullArtifactRequest{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[18]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1377,7 @@ func (x *RegistryServicePullArtifactRequest) String() string {
 func (*RegistryServicePullArtifactRequest) ProtoMessage() {}
 
 func (x *RegistryServicePullArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[18]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1390,7 @@ func (x *RegistryServicePullArtifactRequest) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use RegistryServicePullArtifactRequest.ProtoReflect.Descriptor instead.
 func (*RegistryServicePullArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{18}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RegistryServicePullArtifactRequest) GetReference() string {
@@ -1188,7 +1420,7 @@ type RegistryServicePullArtifactResponse struct {
 
 func (x *RegistryServicePullArtifactResponse) Reset() {
 	*x = RegistryServicePullArtifactResponse{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[19]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1432,7 @@ func (x *RegistryServicePullArtifactResponse) String() string {
 func (*RegistryServicePullArtifactResponse) ProtoMessage() {}
 
 func (x *RegistryServicePullArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[19]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1445,7 @@ func (x *RegistryServicePullArtifactResponse) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use RegistryServicePullArtifactResponse.ProtoReflect.Descriptor instead.
 func (*RegistryServicePullArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{19}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegistryServicePullArtifactResponse) GetMessage() isRegistryServicePullArtifactResponse_Message {
@@ -1271,7 +1503,7 @@ type RegistryServiceCreateIndexRequest_Source struct {
 
 func (x *RegistryServiceCreateIndexRequest_Source) Reset() {
 	*x = RegistryServiceCreateIndexRequest_Source{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[20]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1515,7 @@ func (x *RegistryServiceCreateIndexRequest_Source) String() string {
 func (*RegistryServiceCreateIndexRequest_Source) ProtoMessage() {}
 
 func (x *RegistryServiceCreateIndexRequest_Source) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[20]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1528,7 @@ func (x *RegistryServiceCreateIndexRequest_Source) ProtoReflect() protoreflect.M
 
 // Deprecated: Use RegistryServiceCreateIndexRequest_Source.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCreateIndexRequest_Source) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{8, 0}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{13, 0}
 }
 
 func (x *RegistryServiceCreateIndexRequest_Source) GetReference() string {
@@ -1340,7 +1572,7 @@ type RegistryServiceCopyResponse_Result struct {
 
 func (x *RegistryServiceCopyResponse_Result) Reset() {
 	*x = RegistryServiceCopyResponse_Result{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[23]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1584,7 @@ func (x *RegistryServiceCopyResponse_Result) String() string {
 func (*RegistryServiceCopyResponse_Result) ProtoMessage() {}
 
 func (x *RegistryServiceCopyResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[23]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1597,7 @@ func (x *RegistryServiceCopyResponse_Result) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use RegistryServiceCopyResponse_Result.ProtoReflect.Descriptor instead.
 func (*RegistryServiceCopyResponse_Result) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{11, 0}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *RegistryServiceCopyResponse_Result) GetDigest() string {
@@ -1412,7 +1644,7 @@ type RegistryServicePushArtifactRequest_Header struct {
 
 func (x *RegistryServicePushArtifactRequest_Header) Reset() {
 	*x = RegistryServicePushArtifactRequest_Header{}
-	mi := &file_berth_api_v1_registry_proto_msgTypes[25]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1656,7 @@ func (x *RegistryServicePushArtifactRequest_Header) String() string {
 func (*RegistryServicePushArtifactRequest_Header) ProtoMessage() {}
 
 func (x *RegistryServicePushArtifactRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_registry_proto_msgTypes[25]
+	mi := &file_berth_api_v1_registry_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1669,7 @@ func (x *RegistryServicePushArtifactRequest_Header) ProtoReflect() protoreflect.
 
 // Deprecated: Use RegistryServicePushArtifactRequest_Header.ProtoReflect.Descriptor instead.
 func (*RegistryServicePushArtifactRequest_Header) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{16, 0}
+	return file_berth_api_v1_registry_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *RegistryServicePushArtifactRequest_Header) GetReference() string {
@@ -1479,7 +1711,18 @@ var File_berth_api_v1_registry_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_registry_proto_rawDesc = "" +
 	"\n" +
-	"\x1bberth/api/v1/registry.proto\x12\fberth.api.v1\x1a\x1cberth/api/v1/container.proto\"p\n" +
+	"\x1bberth/api/v1/registry.proto\x12\fberth.api.v1\x1a\x1cberth/api/v1/container.proto\"r\n" +
+	"\x0eTransferLimits\x12(\n" +
+	"\x10bytes_per_second\x18\x01 \x01(\x03R\x0ebytesPerSecond\x12\x1c\n" +
+	"\tdownloads\x18\x02 \x01(\x05R\tdownloads\x12\x18\n" +
+	"\aunpacks\x18\x03 \x01(\x05R\aunpacks\"!\n" +
+	"\x1fRegistryServiceGetLimitsRequest\"X\n" +
+	" RegistryServiceGetLimitsResponse\x124\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1c.berth.api.v1.TransferLimitsR\x06limits\"W\n" +
+	"\x1fRegistryServiceSetLimitsRequest\x124\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1c.berth.api.v1.TransferLimitsR\x06limits\"X\n" +
+	" RegistryServiceSetLimitsResponse\x124\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1c.berth.api.v1.TransferLimitsR\x06limits\"p\n" +
 	"\x1eRegistryServiceListTagsRequest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1589,7 +1832,7 @@ const file_berth_api_v1_registry_proto_rawDesc = "" +
 	"#RegistryServicePullArtifactResponse\x120\n" +
 	"\x04file\x18\x01 \x01(\v2\x1a.berth.api.v1.ArtifactFileH\x00R\x04file\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage2\x87\b\n" +
+	"\amessage2\xdf\t\n" +
 	"\x0fRegistryService\x12g\n" +
 	"\bListTags\x12,.berth.api.v1.RegistryServiceListTagsRequest\x1a-.berth.api.v1.RegistryServiceListTagsResponse\x12\x7f\n" +
 	"\x10ListRepositories\x124.berth.api.v1.RegistryServiceListRepositoriesRequest\x1a5.berth.api.v1.RegistryServiceListRepositoriesResponse\x12p\n" +
@@ -1599,7 +1842,9 @@ const file_berth_api_v1_registry_proto_rawDesc = "" +
 	"\x04Copy\x12(.berth.api.v1.RegistryServiceCopyRequest\x1a).berth.api.v1.RegistryServiceCopyResponse0\x01\x12v\n" +
 	"\rListReferrers\x121.berth.api.v1.RegistryServiceListReferrersRequest\x1a2.berth.api.v1.RegistryServiceListReferrersResponse\x12u\n" +
 	"\fPushArtifact\x120.berth.api.v1.RegistryServicePushArtifactRequest\x1a1.berth.api.v1.RegistryServicePushArtifactResponse(\x01\x12u\n" +
-	"\fPullArtifact\x120.berth.api.v1.RegistryServicePullArtifactRequest\x1a1.berth.api.v1.RegistryServicePullArtifactResponse0\x01B Z\x1eberth/proto/berth/api/v1;apiv1b\x06proto3"
+	"\fPullArtifact\x120.berth.api.v1.RegistryServicePullArtifactRequest\x1a1.berth.api.v1.RegistryServicePullArtifactResponse0\x01\x12j\n" +
+	"\tGetLimits\x12-.berth.api.v1.RegistryServiceGetLimitsRequest\x1a..berth.api.v1.RegistryServiceGetLimitsResponse\x12j\n" +
+	"\tSetLimits\x12-.berth.api.v1.RegistryServiceSetLimitsRequest\x1a..berth.api.v1.RegistryServiceSetLimitsResponseB Z\x1eberth/proto/berth/api/v1;apiv1b\x06proto3"
 
 var (
 	file_berth_api_v1_registry_proto_rawDescOnce sync.Once
@@ -1613,84 +1858,96 @@ func file_berth_api_v1_registry_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_registry_proto_rawDescData
 }
 
-var file_berth_api_v1_registry_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_berth_api_v1_registry_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_berth_api_v1_registry_proto_goTypes = []any{
-	(*RegistryServiceListTagsRequest)(nil),           // 0: berth.api.v1.RegistryServiceListTagsRequest
-	(*RegistryServiceListTagsResponse)(nil),          // 1: berth.api.v1.RegistryServiceListTagsResponse
-	(*RegistryServiceListRepositoriesRequest)(nil),   // 2: berth.api.v1.RegistryServiceListRepositoriesRequest
-	(*RegistryServiceListRepositoriesResponse)(nil),  // 3: berth.api.v1.RegistryServiceListRepositoriesResponse
-	(*RegistryServiceGetManifestRequest)(nil),        // 4: berth.api.v1.RegistryServiceGetManifestRequest
-	(*RegistryServiceGetManifestResponse)(nil),       // 5: berth.api.v1.RegistryServiceGetManifestResponse
-	(*RegistryServiceDeleteRequest)(nil),             // 6: berth.api.v1.RegistryServiceDeleteRequest
-	(*RegistryServiceDeleteResponse)(nil),            // 7: berth.api.v1.RegistryServiceDeleteResponse
-	(*RegistryServiceCreateIndexRequest)(nil),        // 8: berth.api.v1.RegistryServiceCreateIndexRequest
-	(*RegistryServiceCreateIndexResponse)(nil),       // 9: berth.api.v1.RegistryServiceCreateIndexResponse
-	(*RegistryServiceCopyRequest)(nil),               // 10: berth.api.v1.RegistryServiceCopyRequest
-	(*RegistryServiceCopyResponse)(nil),              // 11: berth.api.v1.RegistryServiceCopyResponse
-	(*RegistryServiceListReferrersRequest)(nil),      // 12: berth.api.v1.RegistryServiceListReferrersRequest
-	(*RegistryServiceListReferrersResponse)(nil),     // 13: berth.api.v1.RegistryServiceListReferrersResponse
-	(*ManifestDescriptor)(nil),                       // 14: berth.api.v1.ManifestDescriptor
-	(*ArtifactFile)(nil),                             // 15: berth.api.v1.ArtifactFile
-	(*RegistryServicePushArtifactRequest)(nil),       // 16: berth.api.v1.RegistryServicePushArtifactRequest
-	(*RegistryServicePushArtifactResponse)(nil),      // 17: berth.api.v1.RegistryServicePushArtifactResponse
-	(*RegistryServicePullArtifactRequest)(nil),       // 18: berth.api.v1.RegistryServicePullArtifactRequest
-	(*RegistryServicePullArtifactResponse)(nil),      // 19: berth.api.v1.RegistryServicePullArtifactResponse
-	(*RegistryServiceCreateIndexRequest_Source)(nil), // 20: berth.api.v1.RegistryServiceCreateIndexRequest.Source
-	nil, // 21: berth.api.v1.RegistryServiceCreateIndexRequest.AnnotationsEntry
-	nil, // 22: berth.api.v1.RegistryServiceCreateIndexRequest.Source.AnnotationsEntry
-	(*RegistryServiceCopyResponse_Result)(nil), // 23: berth.api.v1.RegistryServiceCopyResponse.Result
-	nil, // 24: berth.api.v1.ManifestDescriptor.AnnotationsEntry
-	(*RegistryServicePushArtifactRequest_Header)(nil), // 25: berth.api.v1.RegistryServicePushArtifactRequest.Header
-	nil,                  // 26: berth.api.v1.RegistryServicePushArtifactRequest.Header.AnnotationsEntry
-	(*RegistryAuth)(nil), // 27: berth.api.v1.RegistryAuth
-	(*JobProgress)(nil),  // 28: berth.api.v1.JobProgress
+	(*TransferLimits)(nil),                           // 0: berth.api.v1.TransferLimits
+	(*RegistryServiceGetLimitsRequest)(nil),          // 1: berth.api.v1.RegistryServiceGetLimitsRequest
+	(*RegistryServiceGetLimitsResponse)(nil),         // 2: berth.api.v1.RegistryServiceGetLimitsResponse
+	(*RegistryServiceSetLimitsRequest)(nil),          // 3: berth.api.v1.RegistryServiceSetLimitsRequest
+	(*RegistryServiceSetLimitsResponse)(nil),         // 4: berth.api.v1.RegistryServiceSetLimitsResponse
+	(*RegistryServiceListTagsRequest)(nil),           // 5: berth.api.v1.RegistryServiceListTagsRequest
+	(*RegistryServiceListTagsResponse)(nil),          // 6: berth.api.v1.RegistryServiceListTagsResponse
+	(*RegistryServiceListRepositoriesRequest)(nil),   // 7: berth.api.v1.RegistryServiceListRepositoriesRequest
+	(*RegistryServiceListRepositoriesResponse)(nil),  // 8: berth.api.v1.RegistryServiceListRepositoriesResponse
+	(*RegistryServiceGetManifestRequest)(nil),        // 9: berth.api.v1.RegistryServiceGetManifestRequest
+	(*RegistryServiceGetManifestResponse)(nil),       // 10: berth.api.v1.RegistryServiceGetManifestResponse
+	(*RegistryServiceDeleteRequest)(nil),             // 11: berth.api.v1.RegistryServiceDeleteRequest
+	(*RegistryServiceDeleteResponse)(nil),            // 12: berth.api.v1.RegistryServiceDeleteResponse
+	(*RegistryServiceCreateIndexRequest)(nil),        // 13: berth.api.v1.RegistryServiceCreateIndexRequest
+	(*RegistryServiceCreateIndexResponse)(nil),       // 14: berth.api.v1.RegistryServiceCreateIndexResponse
+	(*RegistryServiceCopyRequest)(nil),               // 15: berth.api.v1.RegistryServiceCopyRequest
+	(*RegistryServiceCopyResponse)(nil),              // 16: berth.api.v1.RegistryServiceCopyResponse
+	(*RegistryServiceListReferrersRequest)(nil),      // 17: berth.api.v1.RegistryServiceListReferrersRequest
+	(*RegistryServiceListReferrersResponse)(nil),     // 18: berth.api.v1.RegistryServiceListReferrersResponse
+	(*ManifestDescriptor)(nil),                       // 19: berth.api.v1.ManifestDescriptor
+	(*ArtifactFile)(nil),                             // 20: berth.api.v1.ArtifactFile
+	(*RegistryServicePushArtifactRequest)(nil),       // 21: berth.api.v1.RegistryServicePushArtifactRequest
+	(*RegistryServicePushArtifactResponse)(nil),      // 22: berth.api.v1.RegistryServicePushArtifactResponse
+	(*RegistryServicePullArtifactRequest)(nil),       // 23: berth.api.v1.RegistryServicePullArtifactRequest
+	(*RegistryServicePullArtifactResponse)(nil),      // 24: berth.api.v1.RegistryServicePullArtifactResponse
+	(*RegistryServiceCreateIndexRequest_Source)(nil), // 25: berth.api.v1.RegistryServiceCreateIndexRequest.Source
+	nil, // 26: berth.api.v1.RegistryServiceCreateIndexRequest.AnnotationsEntry
+	nil, // 27: berth.api.v1.RegistryServiceCreateIndexRequest.Source.AnnotationsEntry
+	(*RegistryServiceCopyResponse_Result)(nil), // 28: berth.api.v1.RegistryServiceCopyResponse.Result
+	nil, // 29: berth.api.v1.ManifestDescriptor.AnnotationsEntry
+	(*RegistryServicePushArtifactRequest_Header)(nil), // 30: berth.api.v1.RegistryServicePushArtifactRequest.Header
+	nil,                  // 31: berth.api.v1.RegistryServicePushArtifactRequest.Header.AnnotationsEntry
+	(*RegistryAuth)(nil), // 32: berth.api.v1.RegistryAuth
+	(*JobProgress)(nil),  // 33: berth.api.v1.JobProgress
 }
 var file_berth_api_v1_registry_proto_depIdxs = []int32{
-	27, // 0: berth.api.v1.RegistryServiceListTagsRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	27, // 1: berth.api.v1.RegistryServiceListRepositoriesRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	27, // 2: berth.api.v1.RegistryServiceGetManifestRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	27, // 3: berth.api.v1.RegistryServiceDeleteRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	27, // 4: berth.api.v1.RegistryServiceCreateIndexRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	20, // 5: berth.api.v1.RegistryServiceCreateIndexRequest.sources:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.Source
-	21, // 6: berth.api.v1.RegistryServiceCreateIndexRequest.annotations:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.AnnotationsEntry
-	27, // 7: berth.api.v1.RegistryServiceCopyRequest.source_auth:type_name -> berth.api.v1.RegistryAuth
-	27, // 8: berth.api.v1.RegistryServiceCopyRequest.target_auth:type_name -> berth.api.v1.RegistryAuth
-	28, // 9: berth.api.v1.RegistryServiceCopyResponse.progress:type_name -> berth.api.v1.JobProgress
-	23, // 10: berth.api.v1.RegistryServiceCopyResponse.result:type_name -> berth.api.v1.RegistryServiceCopyResponse.Result
-	27, // 11: berth.api.v1.RegistryServiceListReferrersRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	14, // 12: berth.api.v1.RegistryServiceListReferrersResponse.referrers:type_name -> berth.api.v1.ManifestDescriptor
-	24, // 13: berth.api.v1.ManifestDescriptor.annotations:type_name -> berth.api.v1.ManifestDescriptor.AnnotationsEntry
-	25, // 14: berth.api.v1.RegistryServicePushArtifactRequest.header:type_name -> berth.api.v1.RegistryServicePushArtifactRequest.Header
-	15, // 15: berth.api.v1.RegistryServicePushArtifactRequest.file:type_name -> berth.api.v1.ArtifactFile
-	27, // 16: berth.api.v1.RegistryServicePullArtifactRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	15, // 17: berth.api.v1.RegistryServicePullArtifactResponse.file:type_name -> berth.api.v1.ArtifactFile
-	27, // 18: berth.api.v1.RegistryServiceCreateIndexRequest.Source.auth:type_name -> berth.api.v1.RegistryAuth
-	22, // 19: berth.api.v1.RegistryServiceCreateIndexRequest.Source.annotations:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.Source.AnnotationsEntry
-	27, // 20: berth.api.v1.RegistryServicePushArtifactRequest.Header.auth:type_name -> berth.api.v1.RegistryAuth
-	26, // 21: berth.api.v1.RegistryServicePushArtifactRequest.Header.annotations:type_name -> berth.api.v1.RegistryServicePushArtifactRequest.Header.AnnotationsEntry
-	0,  // 22: berth.api.v1.RegistryService.ListTags:input_type -> berth.api.v1.RegistryServiceListTagsRequest
-	2,  // 23: berth.api.v1.RegistryService.ListRepositories:input_type -> berth.api.v1.RegistryServiceListRepositoriesRequest
-	4,  // 24: berth.api.v1.RegistryService.GetManifest:input_type -> berth.api.v1.RegistryServiceGetManifestRequest
-	6,  // 25: berth.api.v1.RegistryService.Delete:input_type -> berth.api.v1.RegistryServiceDeleteRequest
-	8,  // 26: berth.api.v1.RegistryService.CreateIndex:input_type -> berth.api.v1.RegistryServiceCreateIndexRequest
-	10, // 27: berth.api.v1.RegistryService.Copy:input_type -> berth.api.v1.RegistryServiceCopyRequest
-	12, // 28: berth.api.v1.RegistryService.ListReferrers:input_type -> berth.api.v1.RegistryServiceListReferrersRequest
-	16, // 29: berth.api.v1.RegistryService.PushArtifact:input_type -> berth.api.v1.RegistryServicePushArtifactRequest
-	18, // 30: berth.api.v1.RegistryService.PullArtifact:input_type -> berth.api.v1.RegistryServicePullArtifactRequest
-	1,  // 31: berth.api.v1.RegistryService.ListTags:output_type -> berth.api.v1.RegistryServiceListTagsResponse
-	3,  // 32: berth.api.v1.RegistryService.ListRepositories:output_type -> berth.api.v1.RegistryServiceListRepositoriesResponse
-	5,  // 33: berth.api.v1.RegistryService.GetManifest:output_type -> berth.api.v1.RegistryServiceGetManifestResponse
-	7,  // 34: berth.api.v1.RegistryService.Delete:output_type -> berth.api.v1.RegistryServiceDeleteResponse
-	9,  // 35: berth.api.v1.RegistryService.CreateIndex:output_type -> berth.api.v1.RegistryServiceCreateIndexResponse
-	11, // 36: berth.api.v1.RegistryService.Copy:output_type -> berth.api.v1.RegistryServiceCopyResponse
-	13, // 37: berth.api.v1.RegistryService.ListReferrers:output_type -> berth.api.v1.RegistryServiceListReferrersResponse
-	17, // 38: berth.api.v1.RegistryService.PushArtifact:output_type -> berth.api.v1.RegistryServicePushArtifactResponse
-	19, // 39: berth.api.v1.RegistryService.PullArtifact:output_type -> berth.api.v1.RegistryServicePullArtifactResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	0,  // 0: berth.api.v1.RegistryServiceGetLimitsResponse.limits:type_name -> berth.api.v1.TransferLimits
+	0,  // 1: berth.api.v1.RegistryServiceSetLimitsRequest.limits:type_name -> berth.api.v1.TransferLimits
+	0,  // 2: berth.api.v1.RegistryServiceSetLimitsResponse.limits:type_name -> berth.api.v1.TransferLimits
+	32, // 3: berth.api.v1.RegistryServiceListTagsRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	32, // 4: berth.api.v1.RegistryServiceListRepositoriesRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	32, // 5: berth.api.v1.RegistryServiceGetManifestRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	32, // 6: berth.api.v1.RegistryServiceDeleteRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	32, // 7: berth.api.v1.RegistryServiceCreateIndexRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	25, // 8: berth.api.v1.RegistryServiceCreateIndexRequest.sources:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.Source
+	26, // 9: berth.api.v1.RegistryServiceCreateIndexRequest.annotations:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.AnnotationsEntry
+	32, // 10: berth.api.v1.RegistryServiceCopyRequest.source_auth:type_name -> berth.api.v1.RegistryAuth
+	32, // 11: berth.api.v1.RegistryServiceCopyRequest.target_auth:type_name -> berth.api.v1.RegistryAuth
+	33, // 12: berth.api.v1.RegistryServiceCopyResponse.progress:type_name -> berth.api.v1.JobProgress
+	28, // 13: berth.api.v1.RegistryServiceCopyResponse.result:type_name -> berth.api.v1.RegistryServiceCopyResponse.Result
+	32, // 14: berth.api.v1.RegistryServiceListReferrersRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	19, // 15: berth.api.v1.RegistryServiceListReferrersResponse.referrers:type_name -> berth.api.v1.ManifestDescriptor
+	29, // 16: berth.api.v1.ManifestDescriptor.annotations:type_name -> berth.api.v1.ManifestDescriptor.AnnotationsEntry
+	30, // 17: berth.api.v1.RegistryServicePushArtifactRequest.header:type_name -> berth.api.v1.RegistryServicePushArtifactRequest.Header
+	20, // 18: berth.api.v1.RegistryServicePushArtifactRequest.file:type_name -> berth.api.v1.ArtifactFile
+	32, // 19: berth.api.v1.RegistryServicePullArtifactRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	20, // 20: berth.api.v1.RegistryServicePullArtifactResponse.file:type_name -> berth.api.v1.ArtifactFile
+	32, // 21: berth.api.v1.RegistryServiceCreateIndexRequest.Source.auth:type_name -> berth.api.v1.RegistryAuth
+	27, // 22: berth.api.v1.RegistryServiceCreateIndexRequest.Source.annotations:type_name -> berth.api.v1.RegistryServiceCreateIndexRequest.Source.AnnotationsEntry
+	32, // 23: berth.api.v1.RegistryServicePushArtifactRequest.Header.auth:type_name -> berth.api.v1.RegistryAuth
+	31, // 24: berth.api.v1.RegistryServicePushArtifactRequest.Header.annotations:type_name -> berth.api.v1.RegistryServicePushArtifactRequest.Header.AnnotationsEntry
+	5,  // 25: berth.api.v1.RegistryService.ListTags:input_type -> berth.api.v1.RegistryServiceListTagsRequest
+	7,  // 26: berth.api.v1.RegistryService.ListRepositories:input_type -> berth.api.v1.RegistryServiceListRepositoriesRequest
+	9,  // 27: berth.api.v1.RegistryService.GetManifest:input_type -> berth.api.v1.RegistryServiceGetManifestRequest
+	11, // 28: berth.api.v1.RegistryService.Delete:input_type -> berth.api.v1.RegistryServiceDeleteRequest
+	13, // 29: berth.api.v1.RegistryService.CreateIndex:input_type -> berth.api.v1.RegistryServiceCreateIndexRequest
+	15, // 30: berth.api.v1.RegistryService.Copy:input_type -> berth.api.v1.RegistryServiceCopyRequest
+	17, // 31: berth.api.v1.RegistryService.ListReferrers:input_type -> berth.api.v1.RegistryServiceListReferrersRequest
+	21, // 32: berth.api.v1.RegistryService.PushArtifact:input_type -> berth.api.v1.RegistryServicePushArtifactRequest
+	23, // 33: berth.api.v1.RegistryService.PullArtifact:input_type -> berth.api.v1.RegistryServicePullArtifactRequest
+	1,  // 34: berth.api.v1.RegistryService.GetLimits:input_type -> berth.api.v1.RegistryServiceGetLimitsRequest
+	3,  // 35: berth.api.v1.RegistryService.SetLimits:input_type -> berth.api.v1.RegistryServiceSetLimitsRequest
+	6,  // 36: berth.api.v1.RegistryService.ListTags:output_type -> berth.api.v1.RegistryServiceListTagsResponse
+	8,  // 37: berth.api.v1.RegistryService.ListRepositories:output_type -> berth.api.v1.RegistryServiceListRepositoriesResponse
+	10, // 38: berth.api.v1.RegistryService.GetManifest:output_type -> berth.api.v1.RegistryServiceGetManifestResponse
+	12, // 39: berth.api.v1.RegistryService.Delete:output_type -> berth.api.v1.RegistryServiceDeleteResponse
+	14, // 40: berth.api.v1.RegistryService.CreateIndex:output_type -> berth.api.v1.RegistryServiceCreateIndexResponse
+	16, // 41: berth.api.v1.RegistryService.Copy:output_type -> berth.api.v1.RegistryServiceCopyResponse
+	18, // 42: berth.api.v1.RegistryService.ListReferrers:output_type -> berth.api.v1.RegistryServiceListReferrersResponse
+	22, // 43: berth.api.v1.RegistryService.PushArtifact:output_type -> berth.api.v1.RegistryServicePushArtifactResponse
+	24, // 44: berth.api.v1.RegistryService.PullArtifact:output_type -> berth.api.v1.RegistryServicePullArtifactResponse
+	2,  // 45: berth.api.v1.RegistryService.GetLimits:output_type -> berth.api.v1.RegistryServiceGetLimitsResponse
+	4,  // 46: berth.api.v1.RegistryService.SetLimits:output_type -> berth.api.v1.RegistryServiceSetLimitsResponse
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_registry_proto_init() }
@@ -1699,16 +1956,16 @@ func file_berth_api_v1_registry_proto_init() {
 		return
 	}
 	file_berth_api_v1_container_proto_init()
-	file_berth_api_v1_registry_proto_msgTypes[11].OneofWrappers = []any{
+	file_berth_api_v1_registry_proto_msgTypes[16].OneofWrappers = []any{
 		(*RegistryServiceCopyResponse_Progress)(nil),
 		(*RegistryServiceCopyResponse_Result_)(nil),
 	}
-	file_berth_api_v1_registry_proto_msgTypes[16].OneofWrappers = []any{
+	file_berth_api_v1_registry_proto_msgTypes[21].OneofWrappers = []any{
 		(*RegistryServicePushArtifactRequest_Header_)(nil),
 		(*RegistryServicePushArtifactRequest_File)(nil),
 		(*RegistryServicePushArtifactRequest_Data)(nil),
 	}
-	file_berth_api_v1_registry_proto_msgTypes[19].OneofWrappers = []any{
+	file_berth_api_v1_registry_proto_msgTypes[24].OneofWrappers = []any{
 		(*RegistryServicePullArtifactResponse_File)(nil),
 		(*RegistryServicePullArtifactResponse_Data)(nil),
 	}
@@ -1718,7 +1975,7 @@ func file_berth_api_v1_registry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_registry_proto_rawDesc), len(file_berth_api_v1_registry_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	RegistryService_ListReferrers_FullMethodName    = "/berth.api.v1.RegistryService/ListReferrers"
 	RegistryService_PushArtifact_FullMethodName     = "/berth.api.v1.RegistryService/PushArtifact"
 	RegistryService_PullArtifact_FullMethodName     = "/berth.api.v1.RegistryService/PullArtifact"
+	RegistryService_GetLimits_FullMethodName        = "/berth.api.v1.RegistryService/GetLimits"
+	RegistryService_SetLimits_FullMethodName        = "/berth.api.v1.RegistryService/SetLimits"
 )
 
 // RegistryServiceClient is the client API for RegistryService service.
@@ -63,6 +65,10 @@ type RegistryServiceClient interface {
 	// Fetches the files of an artifact: for each a message file, then its data. What was sent of a file is verified only
 	// when the next message that is not data comes, or the end of the stream without an error.
 	PullArtifact(ctx context.Context, in *RegistryServicePullArtifactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RegistryServicePullArtifactResponse], error)
+	// How fast and how much at once is transferred, by everybody together.
+	GetLimits(ctx context.Context, in *RegistryServiceGetLimitsRequest, opts ...grpc.CallOption) (*RegistryServiceGetLimitsResponse, error)
+	// Changes that, for transfers under way too, until imaged is started again. INVALID_ARGUMENT (out of range).
+	SetLimits(ctx context.Context, in *RegistryServiceSetLimitsRequest, opts ...grpc.CallOption) (*RegistryServiceSetLimitsResponse, error)
 }
 
 type registryServiceClient struct {
@@ -184,6 +190,26 @@ func (c *registryServiceClient) PullArtifact(ctx context.Context, in *RegistrySe
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RegistryService_PullArtifactClient = grpc.ServerStreamingClient[RegistryServicePullArtifactResponse]
 
+func (c *registryServiceClient) GetLimits(ctx context.Context, in *RegistryServiceGetLimitsRequest, opts ...grpc.CallOption) (*RegistryServiceGetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegistryServiceGetLimitsResponse)
+	err := c.cc.Invoke(ctx, RegistryService_GetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *registryServiceClient) SetLimits(ctx context.Context, in *RegistryServiceSetLimitsRequest, opts ...grpc.CallOption) (*RegistryServiceSetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegistryServiceSetLimitsResponse)
+	err := c.cc.Invoke(ctx, RegistryService_SetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RegistryServiceServer is the server API for RegistryService service.
 // All implementations must embed UnimplementedRegistryServiceServer
 // for forward compatibility.
@@ -217,6 +243,10 @@ type RegistryServiceServer interface {
 	// Fetches the files of an artifact: for each a message file, then its data. What was sent of a file is verified only
 	// when the next message that is not data comes, or the end of the stream without an error.
 	PullArtifact(*RegistryServicePullArtifactRequest, grpc.ServerStreamingServer[RegistryServicePullArtifactResponse]) error
+	// How fast and how much at once is transferred, by everybody together.
+	GetLimits(context.Context, *RegistryServiceGetLimitsRequest) (*RegistryServiceGetLimitsResponse, error)
+	// Changes that, for transfers under way too, until imaged is started again. INVALID_ARGUMENT (out of range).
+	SetLimits(context.Context, *RegistryServiceSetLimitsRequest) (*RegistryServiceSetLimitsResponse, error)
 	mustEmbedUnimplementedRegistryServiceServer()
 }
 
@@ -253,6 +283,12 @@ func (UnimplementedRegistryServiceServer) PushArtifact(grpc.ClientStreamingServe
 }
 func (UnimplementedRegistryServiceServer) PullArtifact(*RegistryServicePullArtifactRequest, grpc.ServerStreamingServer[RegistryServicePullArtifactResponse]) error {
 	return status.Error(codes.Unimplemented, "method PullArtifact not implemented")
+}
+func (UnimplementedRegistryServiceServer) GetLimits(context.Context, *RegistryServiceGetLimitsRequest) (*RegistryServiceGetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLimits not implemented")
+}
+func (UnimplementedRegistryServiceServer) SetLimits(context.Context, *RegistryServiceSetLimitsRequest) (*RegistryServiceSetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLimits not implemented")
 }
 func (UnimplementedRegistryServiceServer) mustEmbedUnimplementedRegistryServiceServer() {}
 func (UnimplementedRegistryServiceServer) testEmbeddedByValue()                         {}
@@ -412,6 +448,42 @@ func _RegistryService_PullArtifact_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RegistryService_PullArtifactServer = grpc.ServerStreamingServer[RegistryServicePullArtifactResponse]
 
+func _RegistryService_GetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegistryServiceGetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegistryServiceServer).GetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RegistryService_GetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegistryServiceServer).GetLimits(ctx, req.(*RegistryServiceGetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RegistryService_SetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegistryServiceSetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegistryServiceServer).SetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RegistryService_SetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegistryServiceServer).SetLimits(ctx, req.(*RegistryServiceSetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RegistryService_ServiceDesc is the grpc.ServiceDesc for RegistryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -442,6 +514,14 @@ var RegistryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListReferrers",
 			Handler:    _RegistryService_ListReferrers_Handler,
+		},
+		{
+			MethodName: "GetLimits",
+			Handler:    _RegistryService_GetLimits_Handler,
+		},
+		{
+			MethodName: "SetLimits",
+			Handler:    _RegistryService_SetLimits_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
