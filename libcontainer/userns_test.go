@@ -3,8 +3,10 @@ package libcontainer
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -95,6 +97,32 @@ func TestUserNamespaceJoinNet(t *testing.T) {
 	c.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "77"}
 	if got := output(t, l, c, IO{Join: map[ns.Kind]int{ns.Net: fd}}); got != "lo\n77" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestUserNamespaceCoveredProc: the kernel gives a user namespace no proc where the host's
+// is covered in part, and the error says so. systemd's automount of binfmt_misc is on an
+// empty directory made for it and in nobody's way.
+func TestUserNamespaceCoveredProc(t *testing.T) {
+	const inside = "BERTH_COVER_PROC"
+	if dir := os.Getenv(inside); dir != "" {
+		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
+		_, err := runIn(t, newLauncher(t), mapped(config(busybox(t), "true")), IO{})
+		fmt.Println("result:", err)
+		return
+	}
+	for dir, want := range map[string]string{"/proc/driver": "findmnt -R /proc", "/proc/sys/fs/binfmt_misc": "result: <nil>"} {
+		if _, err := os.Stat(dir); err != nil {
+			continue // this kernel does not have it
+		}
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestUserNamespaceCoveredProc$")
+		cmd.Env = append(os.Environ(), inside+"="+dir, "BERTH_INIT="+initBinary)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s covered: %v, no %q in\n%s", dir, err, want, out)
+		}
 	}
 }
 

@@ -209,6 +209,9 @@ func (r *runner) mountFS(m *mount.Mount) error {
 		r.warn("this kernel has no message queues: " + m.Destination + " is left out")
 		return nil
 	}
+	if m.Type == "proc" && errors.Is(err, unix.EPERM) {
+		return &covered{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -223,6 +226,17 @@ func (r *runner) mountFS(m *mount.Mount) error {
 	}
 	return nil
 }
+
+// covered says what makes the kernel refuse a new proc to a user namespace: one that
+// would show what something mounted over a part of the host's /proc hides
+// (mount_too_revealing in fs/namespace.c). Empty directories made for mounts, such as
+// that of binfmt_misc, do not count.
+type covered struct{ err error }
+
+func (e *covered) Error() string {
+	return e.err.Error() + "; a user namespace gets none where something is mounted over a part of the host's /proc: see findmnt -R /proc"
+}
+func (e *covered) Unwrap() error { return e.err }
 
 // attach puts a tree at the destination of m. The tree's descriptor stays open:
 // it is close-on-exec, and this process does not live long.
