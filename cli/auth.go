@@ -26,10 +26,13 @@ func authFor(reference string) *apiv1.RegistryAuth {
 	if err != nil {
 		return nil
 	}
-	registry := registryOf(reference)
+	registry, repository := registryOf(reference), repositoryOf(reference)
+	if path, ok := strings.CutPrefix(repository, registry+"/"); ok {
+		repository = path
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), helperTime)
 	defer cancel()
-	login, err := store.Get(ctx, registry)
+	login, err := store.Get(ctx, registry+"/"+repository)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "warning: login for %s: %v\n", registry, err)
 		return nil
@@ -54,8 +57,8 @@ func (a *app) loginCommand() *cobra.Command {
 	var user, password string
 	var fromStdin bool
 	c := &cobra.Command{
-		Use: "login [OPTIONS] [REGISTRY]", Short: "Log in to a registry", Args: needArgs(0, 1),
-		Example: "  berth login -u alice registry.example\n  pass registry | berth login -u alice --password-stdin registry.example",
+		Use: "login [OPTIONS] [REGISTRY[/PATH]]", Short: "Log in to a registry", Args: needArgs(0, 1),
+		Example: "  berth login -u alice registry.example\n  pass registry | berth login -u alice --password-stdin registry.example\n  berth login -u team registry.example/team   for the repositories below that path",
 		RunE: plain(func(cmd *cobra.Command, args []string) error {
 			registry := "docker.io"
 			if len(args) == 1 {
@@ -72,7 +75,8 @@ func (a *app) loginCommand() *cobra.Command {
 				return err
 			}
 			defer e.Close()
-			r, err := e.images.Login(cmd.Context(), &apiv1.ImageServiceLoginRequest{Auth: &apiv1.RegistryAuth{Registry: registry, Username: user, Password: password}})
+			host, _, _ := strings.Cut(registry, "/")
+			r, err := e.images.Login(cmd.Context(), &apiv1.ImageServiceLoginRequest{Auth: &apiv1.RegistryAuth{Registry: host, Username: user, Password: password}})
 			if err != nil {
 				return err
 			}

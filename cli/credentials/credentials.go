@@ -82,8 +82,11 @@ func Default() (*Store, error) {
 }
 
 // Get returns the login for a registry as references name it ("docker.io",
-// "127.0.0.1:5000"), and an anonymous one if there is none. An error, such as a helper that
-// is not installed, concerns the login alone: public images can be had without it.
+// "127.0.0.1:5000") or for a repository in one ("quay.io/team/web"), and an anonymous one if
+// there is none. Of logins for several beginnings of a repository's path the longest is
+// taken, and that for the whole registry only if there is no other. An error, such as a
+// helper that is not installed, concerns the login alone: public images can be had without
+// it.
 func (s *Store) Get(ctx context.Context, registry string) (Login, error) {
 	for _, file := range append([]string{s.own}, s.others...) {
 		c, err := read(file)
@@ -106,11 +109,15 @@ func (s *Store) Put(ctx context.Context, registry string, l Login) (where string
 		return "", err
 	}
 	key := keyFor(registry)
-	if h := c.helperFor(registry); h != "" {
-		return programPrefix + h, helper(h).store(ctx, key, l)
-	}
 	if c.Auths == nil {
 		c.Auths = make(map[string]entry)
+	}
+	if h := c.helperFor(registry); h != "" {
+		if err := helper(h).store(ctx, key, l); err != nil || !strings.Contains(registry, "/") {
+			return programPrefix + h, err
+		}
+		c.Auths[key] = entry{} // says that the helper has one for this path
+		return programPrefix + h, c.write(s.own)
 	}
 	for k := range c.Auths {
 		if matches(k, registry) {
@@ -292,6 +299,17 @@ func (c *config) write(file string) error {
 // login asks what this file says: the helper named for the registry, then the file's own
 // entry, then the general helper.
 func (c *config) login(ctx context.Context, registry string) (Login, error) {
+	for strings.Contains(registry, "/") {
+		if _, found := c.entryFor(registry); found || c.ownHelper(registry) {
+			return c.loginAt(ctx, registry)
+		}
+		registry = registry[:strings.LastIndexByte(registry, '/')]
+	}
+	return c.loginAt(ctx, registry)
+}
+
+// loginAt is login for what is filed under exactly this registry or path in one.
+func (c *config) loginAt(ctx context.Context, registry string) (Login, error) {
 	e, found := c.entryFor(registry)
 	if found && e != (entry{}) && !c.ownHelper(registry) {
 		l, err := e.login()
@@ -345,14 +363,17 @@ func keyFor(registry string) string {
 	return registry
 }
 
-// matches compares a key of the file, which may be a URL, with a registry, port included: a
-// password for one port is not shown to another.
+// matches compares a key of the file, which may be a URL, with a registry or a path in one,
+// port included: a password for one port is not shown to another.
 func matches(key, registry string) bool {
-	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
-	host, _, _ := strings.Cut(key, "/")
+	bare := strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
+	host, path, _ := strings.Cut(bare, "/")
 	switch host {
 	case "index.docker.io", "registry-1.docker.io":
-		host = "docker.io"
+		return registry == "docker.io"
 	}
-	return host == registry
+	if bare != key || path == "v1/" || path == "v2/" || path == "" {
+		return host == registry // a URL names the registry, whatever its path
+	}
+	return strings.TrimSuffix(bare, "/") == registry
 }

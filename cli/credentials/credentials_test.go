@@ -232,3 +232,30 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// Several accounts in one registry, told apart by the path of the repository.
+func TestAccountsByPath(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.json")
+	s := New(file)
+	for registry, user := range map[string]string{"quay.test": "all", "quay.test/team": "team", "quay.test/team/web": "web", "other.test:5000/x": "x"} {
+		if _, err := s.Put(t.Context(), registry, Login{Username: user, Password: "p"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for repository, user := range map[string]string{
+		"quay.test": "all", "quay.test/app": "all", "quay.test/team": "team", "quay.test/team/api": "team", "quay.test/team/web": "web",
+		"quay.test/team/web/deep": "web", "quay.test/teammate": "all", "other.test:5000/x/y": "x", "other.test:5000/y": "", "other.test/x": "",
+	} {
+		if l, err := s.Get(t.Context(), repository); err != nil || l.Username != user {
+			t.Errorf("%s: %q, %v; want %q", repository, l.Username, err, user)
+		}
+	}
+	if found, _, err := s.Delete(t.Context(), "quay.test/team"); err != nil || !found {
+		t.Errorf("delete: %v, %v", found, err)
+	}
+	for repository, user := range map[string]string{"quay.test/team/api": "all", "quay.test/team/web": "web"} {
+		if l, _ := s.Get(t.Context(), repository); l.Username != user {
+			t.Errorf("after the removal, %s: %q", repository, l.Username)
+		}
+	}
+}

@@ -60,6 +60,23 @@ type Apid struct {
 	PullTimeout Duration `toml:"pull_timeout"`
 }
 
+// Registry is how to reach one registry.
+type Registry struct {
+	// CAFiles are PEM files of authorities that are trusted for it beside the system's.
+	CAFiles []string `toml:"ca_files"`
+	// ClientCert and ClientKey are PEM files of what this host shows of itself.
+	ClientCert string `toml:"client_cert"`
+	ClientKey  string `toml:"client_key"`
+	// Insecure accepts any certificate, and clear HTTP from a registry that speaks no TLS.
+	Insecure bool `toml:"insecure"`
+	// PlainHTTP speaks clear HTTP and nothing else.
+	PlainHTTP bool `toml:"plain_http"`
+	// Proxy is the URL of an HTTP or SOCKS proxy, or "none"; empty: what the environment says.
+	Proxy string `toml:"proxy"`
+	// Mirrors are base URLs that pulls try before it, in order.
+	Mirrors []string `toml:"mirrors"`
+}
+
 // Imaged is the section of the image daemon.
 type Imaged struct {
 	// Driver stores layers: "auto" takes the best this host can do, or name one ("overlay", "copy").
@@ -74,6 +91,8 @@ type Imaged struct {
 	InsecureRegistries []string `toml:"insecure_registries"`
 	// Mirrors maps a registry host to base URLs tried before it, in order.
 	Mirrors map[string][]string `toml:"mirrors"`
+	// Registries says by host how to reach registries; see below.
+	Registries map[string]Registry `toml:"registries"`
 	// MaxLayerSize is how much one layer may unpack to.
 	MaxLayerSize Size `toml:"max_layer_size"`
 	// MaxLayerEntries is how many files one layer may hold.

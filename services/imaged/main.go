@@ -154,6 +154,13 @@ func registryOptions(c config.Imaged, log hclog.Logger) registry.Options {
 		host.Mirrors = mirrors
 		hosts[h] = host
 	}
+	for h, r := range c.Registries {
+		host := hosts[h]
+		host.CAFiles, host.ClientCert, host.ClientKey, host.Proxy = r.CAFiles, r.ClientCert, r.ClientKey, r.Proxy
+		host.Insecure, host.PlainHTTP = host.Insecure || r.Insecure, r.PlainHTTP
+		host.Mirrors = append(host.Mirrors, r.Mirrors...)
+		hosts[h] = host
+	}
 	return registry.Options{
 		Hosts:        hosts,
 		CertsDir:     "/etc/berth/certs.d",

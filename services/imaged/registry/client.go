@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +49,7 @@ type Host struct {
 	CAFiles    []string // PEM files, trusted beside the system's
 	ClientCert string   // PEM file with the client's certificate chain
 	ClientKey  string   // PEM file with its key
+	Proxy      string   // URL of an HTTP or SOCKS5 proxy, "none" for no proxy; empty: the environment's
 
 	// Mirrors are base URLs such as "https://mirror.example" that pulls try before the
 	// registry itself, in order. They are asked anonymously.
@@ -226,8 +229,11 @@ func (c *Client) transport(host string) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	proxy := http.ProxyFromEnvironment
-	if isLoopback(host) || c.dial != nil {
+	proxy, err := proxyFor(conf.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	if conf.Proxy == "" && (isLoopback(host) || c.dial != nil) {
 		proxy = nil
 	}
 	t := &http.Transport{
@@ -249,6 +255,21 @@ func (c *Client) transport(host string) (*http.Transport, error) {
 	}
 	c.transports[key] = t
 	return t, nil
+}
+
+// proxyFor reads a Host's Proxy.
+func proxyFor(text string) (func(*http.Request) (*url.URL, error), error) {
+	switch text {
+	case "":
+		return http.ProxyFromEnvironment, nil
+	case "none":
+		return nil, nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" && u.Scheme != "socks5h" {
+		return nil, fmt.Errorf("proxy %q is not a URL such as http://proxy.example:3128", redactURL(text))
+	}
+	return http.ProxyURL(u), nil
 }
 
 func (c *Client) dialer(host string) dialFunc {
