@@ -139,6 +139,7 @@ func (p *plan) namespaces(c *Config, io *IO) error {
 		}
 	}
 	p.netOwned = p.flags&unix.CLONE_NEWNET != 0
+	p.setup.Loopback = p.netOwned
 	if userns {
 		p.userns = c
 		p.attr.UidMappings, p.attr.GidMappings, p.attr.GidMappingsEnableSetgroups = sysMap(c.UIDMappings), sysMap(c.GIDMappings), true

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -848,6 +849,13 @@ cat /proc/1/comm /proc/self/cgroup; ls /sys/class/net`
 		"a slave volume": func(c *Config) {
 			c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: filepath.Join(root, "volume"), Destination: "/volume", Propagation: mount.Slave})
 		},
+		"a volume": func(c *Config) {
+			c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: filepath.Join(root, "volume"), Destination: "/volume", Recursive: true,
+				Attr: mount.ReadOnly, Propagation: mount.RPrivate})
+		},
+		"nothing to bind": func(c *Config) {
+			c.Mounts = append(c.Mounts, Mount{Type: "bind", Source: "/nowhere", Destination: "/volume", Propagation: mount.RPrivate})
+		},
 		"groups writable":     func(c *Config) { c.Mounts[6].Attr &^= mount.ReadOnly },
 		"a relative /dev":     func(c *Config) { c.Mounts[1].Destination = "/dev/" },
 		"two mounts of /proc": func(c *Config) { c.Mounts = append(c.Mounts, c.Mounts[0]) },
@@ -867,6 +875,7 @@ cat /proc/1/comm /proc/self/cgroup; ls /sys/class/net`
 			}
 		case fmt.Sprint(coldErr) != fmt.Sprint(warmErr):
 			t.Errorf("%s: cold %v, warm %v", name, coldErr, warmErr)
+		case coldErr != nil:
 		case cold.out != warm.out || !strings.Contains(cold.out, "/dev"):
 			t.Errorf("%s:\ncold:\n%s\n\nwarm:\n%s", name, cold.out, warm.out)
 		}
@@ -876,6 +885,41 @@ cat /proc/1/comm /proc/self/cgroup; ls /sys/class/net`
 				t.Errorf("%s: %s", name, step)
 			}
 		}
+	}
+}
+
+// TestWaitingSeesLaterMounts: what is mounted on the host while an init waits is in
+// the container that binds it.
+func TestWaitingSeesLaterMounts(t *testing.T) {
+	l := newLauncher(t)
+	dir := t.TempDir()
+	c := config(busybox(t), "cat /volume/disk/file")
+	c.Mounts = append(DefaultMounts(DefaultShm), Mount{Type: "bind", Source: dir, Destination: "/volume", Recursive: true, Propagation: mount.RPrivate})
+	group := testGroup(t, cgroup.Resources{})
+	w, err := l.Prepare(c, group)
+	must(t, err)
+	defer w.Discard()
+	must(t, os.Mkdir(filepath.Join(dir, "disk"), 0o755))
+	l.force = initproc.ForceMount
+	if _, err := w.Start(t.Context(), c, IO{}); !errors.Is(err, ErrShape) {
+		t.Errorf("no way to copy a mount: %v, want ErrShape", err)
+	}
+	l.force = 0
+	// The mount is one of this thread's only: not of the init's, and not of the host's.
+	var got result
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+			unix.Mount("disk", filepath.Join(dir, "disk"), "tmpfs", 0, ""),
+			os.WriteFile(filepath.Join(dir, "disk/file"), []byte("later"), 0o644))
+		if err == nil {
+			got, err = capture(t, IO{}, func(io IO) (*Process, error) { return w.Start(t.Context(), c, io) })
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil || got.out != "later" {
+		t.Errorf("%q, %v", got.out, err)
 	}
 }
 

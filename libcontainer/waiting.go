@@ -3,6 +3,7 @@ package libcontainer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -106,8 +107,8 @@ func madeAhead(destination string) bool {
 func (w *Waiting) Pid() int { return w.proc.Pid }
 
 // Start is [Launcher.Start] in what was prepared; io.Cgroup may be nil for the
-// group of Prepare. It uses the Waiting up, unless the error is ErrShape or
-// ErrConfig.
+// group of Prepare. It uses the Waiting up, unless the error is ErrShape, ErrConfig or
+// about something to be bound.
 func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error) {
 	begin := monotonic()
 	if io.Cgroup == nil {
@@ -121,6 +122,11 @@ func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error)
 	if p.flags != w.flags || io.Cgroup != w.group || len(p.enter) > 0 || p.userns != nil || w.ahead && !w.suits(p, c) {
 		return nil, &StepError{"use waiting init", ErrShape}
 	}
+	if w.ahead {
+		if err := p.copyBinds(); err != nil {
+			return nil, err
+		}
+	}
 	t := &tracer{begin: begin}
 	t.mark("plan", begin)
 	sock := w.sock
@@ -131,7 +137,32 @@ func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error)
 // suits reports whether a container can do with a mount namespace that was cut off
 // from the host's, and with the namespaces made since.
 func (w *Waiting) suits(p *plan, c *Config) bool {
-	return p.setup.Unshare == w.unshare && !slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Propagation != mount.Private })
+	modern := w.launcher.force&initproc.ForceMount == 0 && mount.Modern()
+	return p.setup.Unshare == w.unshare && !slices.ContainsFunc(c.Mounts, func(m Mount) bool {
+		follows := m.Propagation != mount.Private && m.Propagation != mount.RPrivate
+		return follows || m.Type == "bind" && !modern
+	})
+}
+
+// copyBinds copies what is bound from the host: an init that waits does not see what
+// was mounted there since.
+func (p *plan) copyBinds() error {
+	for i := range p.setup.Mounts {
+		m := &p.setup.Mounts[i]
+		if m.Type != "bind" {
+			continue
+		}
+		tree, err := copyTree(m.Source, m.Recursive, false, -1, m.Propagation)
+		if err != nil {
+			var errno unix.Errno
+			if errors.As(err, &errno) {
+				err = errno
+			}
+			return &StepError{fmt.Sprintf("bind %q on %q", m.Source, m.Destination), err}
+		}
+		p.setup.MountFDs[i] = p.own(tree)
+	}
+	return nil
 }
 
 // Discard ends an init that is not needed. It does nothing after Start.

@@ -57,6 +57,11 @@ func (r *runner) namespaces() error {
 // names gives the machine its names and the namespaces their settings.
 func (r *runner) names() error {
 	s := r.setup
+	if s.Loopback {
+		if err := r.step("bring loopback up", loopbackUp); err != nil {
+			return err
+		}
+	}
 	if s.Hostname != "" {
 		if err := r.step("set hostname", func() error { return unix.Sethostname([]byte(s.Hostname)) }); err != nil {
 			return err

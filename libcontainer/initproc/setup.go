@@ -32,6 +32,7 @@ type Setup struct {
 	Exec     bool   // run Command in an existing container; only Joins and Command count then
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
+	Loopback bool   // the network namespace is new: lo is to be brought up
 	Root     mount.Root
 	RootFD   int // a detached mount to use as the root, made by the launcher
 	Mounts   []mount.Mount
@@ -113,6 +114,7 @@ func (s *Setup) Encode() []byte {
 		e.Int(j.FD)
 	}
 	e.Uint(s.Unshare)
+	e.Bool(s.Loopback)
 	s.Root.Encode(e)
 	e.Int(s.RootFD)
 	e.Uint(uint64(len(s.Mounts)))
@@ -155,6 +157,7 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Exec:     d.Bool(),
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),
+		Loopback: d.Bool(),
 		Root:     mount.DecodeRoot(d),
 		RootFD:   d.Int(),
 		Mounts:   wire.List(d, mount.DecodeMount),

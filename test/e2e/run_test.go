@@ -320,6 +320,14 @@ func TestNetworkModes(t *testing.T) {
 	e := harness.Shared(t)
 	img := e.Busybox(t)
 	want(t, "none", e.Berth(t, "run", "--rm", "--network", "none", img, "sh", "-c", "ip -o link | wc -l"), "1")
+	for _, more := range []string{"--userns=host", "--userns=private"} {
+		got := e.Berth(t, "run", "--rm", "--network", "none", more, img, "sh", "-c", "ip -o -4 addr show up; httpd -p 127.0.0.1:80 -h /etc && wget -qO- http://127.0.0.1/passwd")
+		if !strings.Contains(got, "127.0.0.1/8") || !strings.Contains(got, "root:") {
+			t.Errorf("none, %s: loopback is down:\n%s", more, got)
+		}
+	}
+	want(t, "sysctl of the user's", e.Berth(t, "run", "--rm", "--network", "none", "--sysctl", "net.ipv4.ip_unprivileged_port_start=7", img,
+		"cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"), "7")
 	e.Fails(t, 125, []string{"nosuchnet"}, "run", "--rm", "--network", "nosuchnet", img, "true")
 	serve(t, e, "pub", 18080)
 	e.Fails(t, 125, []string{"18080"}, "run", "-d", "-p", "18080:80", img, "httpd", "-f")

@@ -309,6 +309,10 @@ func sysctls(in *Input) map[string]string {
 		}
 	}
 	maps.Copy(out, in.Network.GetSysctls())
+	if in.IDBase != 0 {
+		// A range of group ids that the user namespace does not know: EINVAL.
+		delete(out, "net.ipv4.ping_group_range")
+	}
 	maps.Copy(out, in.Spec.Sysctls)
 	return out
 }

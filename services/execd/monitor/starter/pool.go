@@ -84,6 +84,7 @@ func (s *Starter) KeepReady(r Ready) error {
 
 // Close ends the inits that wait, and removes what of cgroups is empty then.
 func (s *Starter) Close() {
+	s.net.close()
 	if s.pool != nil {
 		s.pool.close()
 	}
@@ -172,6 +173,7 @@ func (p *pool) fill() {
 				r.discard()
 			}
 		}
+		p.starter.net.fill()
 	}
 }
 

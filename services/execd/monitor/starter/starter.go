@@ -68,6 +68,7 @@ type Starter struct {
 	mu      sync.Mutex
 	parents map[string]*cgroup.Parent
 	pool    *pool // nil: none
+	net     spareNet
 }
 
 // New loads the init binary and looks at the host's cgroups.
@@ -140,6 +141,14 @@ func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*mon
 		return nil, fmt.Errorf("read launch plan: %w", err)
 	}
 	plan.Container.Command.Seccomp = req.Filter
+	own, err := s.ownNet(&plan.Container)
+	if err != nil {
+		return nil, explain(fmt.Errorf("open network namespace: %w", err))
+	}
+	if own != nil {
+		defer own.Close()
+		netns = own
+	}
 	if p, err := s.startReady(&plan, f, netns); p != nil || err != nil {
 		return p, explain(err)
 	}
