@@ -91,7 +91,7 @@ func (l *Launcher) plan(c *Config, io *IO) (*plan, error) {
 			s.Sysctls = append(s.Sysctls, v)
 		}
 	}
-	s.Command = c.Command
+	s.Command, s.KeepMounts = c.Command, c.KeepMounts
 	if err := p.cgroups(c, io.Cgroup); err != nil {
 		p.close()
 		return nil, err

@@ -14,6 +14,9 @@ type Process struct {
 	// Console is the master side of the terminal, nil without Command.Terminal.
 	// The caller closes it.
 	Console *os.File
+	// Mounts is the mount namespace, nil without Config.KeepMounts. The caller
+	// closes it.
+	Mounts *os.File
 	// Trace tells what the launch spent its time on.
 	Trace []Step
 	// Warnings are requests that the host allowed only in part.

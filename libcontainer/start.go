@@ -96,9 +96,7 @@ func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 	t.mark("send setup", start)
 	waitForExec(sock)
 	report, fds, err := receive(sock)
-	if len(fds) > 0 {
-		proc.Console = os.NewFile(uintptr(fds[0]), "console")
-	}
+	proc.take(report, fds)
 	if err != nil {
 		return err
 	}
@@ -302,13 +300,34 @@ func (p *plan) cloneIntoUserNS(sock int, attr *syscall.SysProcAttr) (pid, pidfd 
 	return rawfork.Start(&child)
 }
 
+// take takes over the descriptors that came with a report.
+func (p *Process) take(report *initproc.Report, fds []int) {
+	next := func(sent bool, name string) *os.File {
+		if !sent || len(fds) == 0 {
+			return nil
+		}
+		f := os.NewFile(uintptr(fds[0]), name)
+		fds = fds[1:]
+		return f
+	}
+	if report != nil {
+		p.Console = next(report.Console, "console")
+		p.Mounts = next(report.Mounts, "mnt")
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
 // discard ends a process that is not wanted.
 func (p *Process) discard() {
 	p.Signal(unix.SIGKILL)
 	p.Wait()
 	p.Close()
-	if p.Console != nil {
-		p.Console.Close()
+	for _, f := range []*os.File{p.Console, p.Mounts} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 

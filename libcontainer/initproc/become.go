@@ -27,11 +27,18 @@ func (r *runner) become() error {
 	if err := r.prepare(c); err != nil {
 		return err
 	}
-	var console []int
+	var along []int
 	if r.master >= 0 {
-		r.report.Console, console = true, []int{r.master}
+		r.report.Console, along = true, []int{r.master}
 	}
-	if err := Send(Socket, r.report.encode(), console...); err != nil {
+	if r.setup.KeepMounts && !r.setup.Exec {
+		fd, err := unix.Openat(r.proc.fd, "self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &stepError{step: "open mount namespace", err: err}
+		}
+		r.report.Mounts, along = true, append(along, fd)
+	}
+	if err := Send(Socket, r.report.encode(), along...); err != nil {
 		return &stepError{step: "report", err: err}
 	}
 	return r.commit(c)

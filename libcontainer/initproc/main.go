@@ -48,7 +48,7 @@ func Main() {
 	r := &runner{rootFD: -1, devpts: -1, null: -1, master: -1, std: [3]int{0, 1, 2}, proc: procfs{-1}}
 	err := r.run()
 	r.report.Failure = failure(err)
-	r.report.Console = false
+	r.report.Console, r.report.Mounts = false, false
 	Send(Socket, r.report.encode())
 	unix.Exit(exitFailed)
 }

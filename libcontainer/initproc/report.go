@@ -16,6 +16,7 @@ type Report struct {
 	Steps    []Step
 	Warnings []string
 	Console  bool // the master side of the terminal comes with the message
+	Mounts   bool // then the mount namespace
 	Failure  *Failure
 }
 
@@ -79,6 +80,7 @@ func (r *Report) encode() []byte {
 	}
 	e.Strings(r.Warnings)
 	e.Bool(r.Console)
+	e.Bool(r.Mounts)
 	e.Bool(r.Failure != nil)
 	if f := r.Failure; f != nil {
 		e.String(f.Step)
@@ -101,6 +103,7 @@ func DecodeReport(b []byte) (*Report, error) {
 		}),
 		Warnings: d.Strings(),
 		Console:  d.Bool(),
+		Mounts:   d.Bool(),
 	}
 	if d.Bool() {
 		r.Failure = &Failure{Step: d.String(), Kind: Kind(d.Int()), Errno: unix.Errno(d.Uint()), Text: d.String()}

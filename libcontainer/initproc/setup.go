@@ -45,6 +45,8 @@ type Setup struct {
 	Domain   string
 	Sysctls  []Sysctl
 	Command  Command
+	// KeepMounts has the mount namespace sent along with the report.
+	KeepMounts bool
 }
 
 // Join is a namespace to enter.
@@ -142,6 +144,7 @@ func (s *Setup) Encode() []byte {
 		e.String(c.Value)
 	}
 	s.Command.encode(e)
+	e.Bool(s.KeepMounts)
 	return e.Bytes
 }
 
@@ -172,6 +175,8 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Domain:   d.String(),
 		Sysctls:  wire.List(d, func(d *wire.Decoder) Sysctl { return Sysctl{d.String(), d.String()} }),
 		Command:  decodeCommand(d),
+
+		KeepMounts: d.Bool(),
 	}
 	if len(s.MountFDs) != len(s.Mounts) {
 		return nil, wire.ErrMalformed

@@ -3,9 +3,11 @@ package keeper
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -55,6 +57,10 @@ func Open(ctx context.Context, cfg Config) (*Keeper, []*wire.State, error) {
 		return nil, nil, err
 	}
 	l, err := k.connect(ctx)
+	for wait := 10 * time.Millisecond; dying(err) && wait < time.Second; wait *= 2 {
+		time.Sleep(wait)
+		l, err = k.connect(ctx)
+	}
 	if err != nil {
 		k.kin.close()
 		return nil, nil, err
@@ -69,6 +75,12 @@ func Open(ctx context.Context, cfg Config) (*Keeper, []*wire.State, error) {
 	k.stop = stop
 	go k.run(run, l)
 	return k, states, nil
+}
+
+// dying reports whether a monitor took the connection and went away: one that was
+// just killed has a socket for as long as the kernel needs to end it.
+func dying(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
 // Close leaves the monitor and its containers alone; see also Retire.

@@ -272,6 +272,8 @@ func (b *Builder) mounts(in *Input, p *Plan) error {
 	if in.IDBase != 0 {
 		s.mapUsers()
 	}
+	// Of what is not the user's, nobody sees that it is there for a moment longer.
+	c.KeepMounts = in.Spec.AutoRemove && len(in.Spec.Mounts) == 0 && len(in.Volumes) == 0 && in.IDBase == 0
 	c.Mounts, p.Mounts = s.sorted(), s.points
 	return nil
 }

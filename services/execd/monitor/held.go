@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -9,7 +10,23 @@ import (
 )
 
 // held are the descriptors of a process besides its outputs.
-type held struct{ pidfd *os.File }
+type held struct {
+	pidfd *os.File
+	// mounts is the mount namespace of a container of whose mounts nothing is the
+	// user's. No second copy exists: without it the mounts go at the exit.
+	mounts *os.File
+}
+
+// mountsLinger is how long mounts stay after the exit, so that nobody waits for
+// their end: the kernel takes them down within the close of mounts.
+const mountsLinger = 10 * time.Millisecond
+
+// dropMounts lets go of the mounts, soon.
+func (h held) dropMounts() {
+	if h.mounts != nil {
+		time.AfterFunc(mountsLinger, func() { h.mounts.Close() })
+	}
+}
 
 // list gives the descriptors as wire.Held orders them. They are valid while the
 // process is not released.

@@ -142,6 +142,7 @@ func (m *Monitor) begin(proc *process, start func(Files) (*Process, error), stre
 	if started.PidFD >= 0 {
 		proc.files.pidfd = pollable(started.PidFD, "pidfd")
 	}
+	proc.files.mounts = started.Mounts
 	proc.io = s
 	m.mu.Unlock()
 	s.onStdinClosed = func() { m.tell(&wire.Message{Op: wire.OpStdinClosed, Target: &proc.target}) }
@@ -248,6 +249,7 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 	proc.io.release(!first)
 	closeFile(proc.files.pidfd)
 	proc.open.Unlock()
+	proc.files.dropMounts()
 	m.touch()
 }
 

@@ -13,6 +13,8 @@ type Process struct {
 	PidFD int
 	// Terminal is the master, when one was asked for.
 	Terminal *os.File
+	// Mounts is the mount namespace, if the plan keeps it.
+	Mounts   *os.File
 	Trace    []wire.Step
 	Warnings []string
 	// Cgroup is the name of the process's group below the parent, Cgroups are

@@ -235,7 +235,7 @@ func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File)
 
 // process describes p. The cgroup took the time made before p's own trace begins.
 func process(p *libcontainer.Process, g *cgroup.Group, made time.Duration) *monitor.Process {
-	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Warnings: p.Warnings, Cgroup: g.Name()}
+	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Mounts: p.Mounts, Warnings: p.Warnings, Cgroup: g.Name()}
 	if made > 0 {
 		out.Trace = append(out.Trace, wire.Step{Name: "make cgroup", Duration: made})
 	}
