@@ -89,7 +89,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	parts.Go(func() { e.reconcileLoop(ctx) })
 	parts.Go(func() { e.janitor(ctx) })
 	parts.Wait()
-	e.DropStandby(ctx)
+	e.HoldStandby(context.WithoutCancel(ctx)) // for good
 	e.tasks.Wait()
 	return nil
 }
