@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -20,11 +22,22 @@ type Snapshot map[string]map[string]bool
 func take(instance string) Snapshot {
 	s := Snapshot{}
 	s.add("mount", mounts())
-	s.add("link", command("ip", "-br", "link"))
-	s.add("address", command("ip", "-br", "addr"))
-	s.add("rule", command("nft", "list", "ruleset"))
+	s.add("link", withoutOthers(instance, command("ip", "-br", "link")))
+	s.add("address", withoutOthers(instance, command("ip", "-br", "addr")))
+	s.add("rule", withoutOthers(instance, command("nft", "list", "ruleset")))
 	s.add("cgroup", cgroups(instance))
 	return s
+}
+
+// slotName is how netd calls interfaces: "bv", five digits of the instance, eight of its own.
+var slotName = regexp.MustCompile(`\bbv([0-9a-f]{5})[0-9a-f]{8}\b`)
+
+// withoutOthers leaves out the lines about interfaces of other engines that run meanwhile: they come and go as those like.
+func withoutOthers(instance string, lines []string) []string {
+	return slices.DeleteFunc(lines, func(l string) bool {
+		found := slotName.FindStringSubmatch(l)
+		return found != nil && !strings.HasPrefix(instance, found[1])
+	})
 }
 
 func (s Snapshot) add(kind string, lines []string) {
