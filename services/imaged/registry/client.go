@@ -69,7 +69,8 @@ type Client struct {
 	mirrors   map[string][]site // by dialled host of the registry they stand in for
 	dial      dialFunc          // nil but in tests
 
-	grants grants
+	grants   grants
+	sessions sessions
 
 	down, up throttle
 

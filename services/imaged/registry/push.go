@@ -6,10 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/internal/fault"
 )
 
 // expectContinueAbove is the size from which on an upload first asks whether it is welcome:
@@ -41,11 +45,17 @@ func (c *Client) PushBlob(ctx context.Context, repo reference.Named, desc ocispe
 	if there, err := p.exists(ctx); err != nil || there {
 		return there, err
 	}
-	location, err := p.begin(ctx, mountFrom)
-	if err != nil || location == nil {
-		return err == nil, err
+	if p.session = c.sessions.take(p.key()); p.session == nil {
+		if p.session, err = p.begin(ctx, mountFrom); err != nil || p.session == nil {
+			return err == nil, err
+		}
+		p.fresh = true
 	}
-	return false, p.put(ctx, location, open, progress)
+	err = p.put(ctx, open, progress)
+	if err != nil && (ctx.Err() != nil || fault.Is(err, fault.Unavailable)) {
+		c.sessions.keep(p.key(), p.session)
+	}
+	return false, err
 }
 
 // blobPush is one PushBlob on its way.
@@ -55,6 +65,9 @@ type blobPush struct {
 	desc   ocispec.Descriptor
 	scopes []string
 	auth   Auth
+
+	session *url.URL // where the registry wants the blob; nil for none
+	fresh   bool     // nothing was sent there yet
 }
 
 func (p *blobPush) request(ctx context.Context, method, path string) (*request, error) {
@@ -111,44 +124,34 @@ func (p *blobPush) begin(ctx context.Context, mountFrom string) (*url.URL, error
 		if err != nil {
 			return nil, err
 		}
-		// The session's query is the registry's; ours is added to it.
-		query := location.Query()
-		query.Set("digest", p.desc.Digest.String())
-		location.RawQuery = query.Encode()
 		return location, nil
 	}
 	return nil, r.statusError(resp)
 }
 
-// put sends the blob in one request to the session at location. A session does not survive
-// a failed request, so each retry begins another.
-func (p *blobPush) put(ctx context.Context, location *url.URL, open func() (io.ReadCloser, error), progress func(int64)) error {
+// put sends the blob to the session: in one request if nothing was sent there before, else from where the registry says
+// it stands. Where a session does not survive a failure, another is begun.
+func (p *blobPush) put(ctx context.Context, open func() (io.ReadCloser, error), progress func(int64)) error {
 	r, err := p.request(ctx, http.MethodPut, "uploads/")
 	if err != nil {
 		return err
 	}
 	registry := origin(r.url)
-	r.open, r.size, r.progress = open, p.desc.Size, progress
-	r.header.Set("Content-Type", "application/octet-stream")
-	if p.desc.Size > expectContinueAbove {
-		r.header.Set("Expect", "100-continue")
-	}
 	resp, err := p.retry(ctx, r, func(ctx context.Context, r *request) (*response, error) {
-		if location == nil {
-			if location, err = p.begin(ctx, ""); err != nil {
+		if p.session != nil && !p.fresh {
+			resp, err := p.resume(ctx, registry, open, progress)
+			if err != nil || resp != nil {
+				return resp, err
+			}
+			p.session = nil // gone
+		}
+		if p.session == nil {
+			if p.session, err = p.begin(ctx, ""); err != nil {
 				return nil, err
 			}
 		}
-		r.url, location = location, nil
-		if origin(r.url) == registry {
-			return p.authorized(ctx, r)
-		}
-		// Elsewhere the bytes may go, as the registry wants it, but not the credentials.
-		resp, err := p.exchange(ctx, r)
-		if err == nil {
-			resp.left = true
-		}
-		return resp, err
+		p.fresh = false
+		return p.send(ctx, registry, p.part(r, http.MethodPut, p.withDigest(), open, 0, progress))
 	})
 	if err != nil {
 		return err
@@ -158,6 +161,127 @@ func (p *blobPush) put(ctx context.Context, location *url.URL, open func() (io.R
 	}
 	defer resp.close()
 	return r.checkStored(resp, p.desc.Digest)
+}
+
+// part is a copy of r that sends the blob from offset on.
+func (p *blobPush) part(r *request, method string, to *url.URL, open func() (io.ReadCloser, error), offset int64, progress func(int64)) *request {
+	part := *r
+	part.method, part.url, part.header, part.size = method, to, r.header.Clone(), p.desc.Size-offset
+	part.open = func() (io.ReadCloser, error) { return openAt(open, offset) }
+	if progress != nil {
+		part.progress = func(sent int64) { progress(offset + sent) }
+	}
+	part.header.Set("Content-Type", "application/octet-stream")
+	if part.size > expectContinueAbove {
+		part.header.Set("Expect", "100-continue")
+	}
+	return &part
+}
+
+// send sends a request of the session. Elsewhere than to the registry the bytes may go, as it wants it, but not the
+// credentials.
+func (p *blobPush) send(ctx context.Context, registry string, r *request) (*response, error) {
+	if origin(r.url) == registry {
+		return p.authorized(ctx, r)
+	}
+	resp, err := p.exchange(ctx, r)
+	if err == nil {
+		resp.left = true
+	}
+	return resp, err
+}
+
+// withDigest is where the session ends. Its query is the registry's; ours is added to it.
+func (p *blobPush) withDigest() *url.URL {
+	to := *p.session
+	query := to.Query()
+	query.Set("digest", p.desc.Digest.String())
+	to.RawQuery = query.Encode()
+	return &to
+}
+
+// resume asks the session how far it is, sends the rest and ends it. No answer and no error: the session is of no use
+// any more.
+func (p *blobPush) resume(ctx context.Context, registry string, open func() (io.ReadCloser, error), progress func(int64)) (*response, error) {
+	r, err := p.request(ctx, http.MethodGet, "uploads/")
+	if err != nil {
+		return nil, err
+	}
+	r.url = p.session
+	resp, err := p.send(ctx, registry, r)
+	if err != nil {
+		return nil, err
+	}
+	at, ok := received(resp)
+	resp.close()
+	if !ok || at > p.desc.Size || !p.moved(r, resp) {
+		return nil, nil
+	}
+	if at < p.desc.Size {
+		patch := p.part(r, http.MethodPatch, p.session, open, at, progress)
+		patch.header.Set("Content-Range", fmt.Sprintf("%d-%d", at, p.desc.Size-1))
+		if resp, err = p.send(ctx, registry, patch); err != nil {
+			return nil, err
+		}
+		resp.close()
+		if resp.StatusCode != http.StatusAccepted || !p.moved(r, resp) {
+			return nil, nil
+		}
+	}
+	end := *r
+	end.method, end.url = http.MethodPut, p.withDigest()
+	end.setBody(nil)
+	resp, err = p.send(ctx, registry, &end)
+	if err == nil && resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusNoContent {
+		resp.close() // what was sent before did not fit: once more from the beginning
+		return nil, nil
+	}
+	return resp, err
+}
+
+// moved follows a session to where the registry says it continues.
+func (p *blobPush) moved(r *request, resp *response) bool {
+	location := resp.Header.Get("Location")
+	if location == "" {
+		return true
+	}
+	to, err := r.redirect(p.session, location)
+	if err == nil {
+		p.session = to
+	}
+	return err == nil
+}
+
+// received is how many bytes a session has: "Range: 0-99" means 100, and "0-0" of registries that mean none by it is
+// taken for none, too.
+func received(resp *response) (int64, bool) {
+	if resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
+		return 0, false
+	}
+	first, last, ok := strings.Cut(strings.TrimPrefix(resp.Header.Get("Range"), "bytes="), "-")
+	n, err := strconv.ParseInt(last, 10, 64)
+	if !ok || first != "0" || err != nil || n <= 0 {
+		return 0, false
+	}
+	return n + 1, true
+}
+
+// openAt opens what is sent at an offset.
+func openAt(open func() (io.ReadCloser, error), offset int64) (io.ReadCloser, error) {
+	rc, err := open()
+	if err != nil || offset == 0 {
+		return rc, err
+	}
+	if s, ok := rc.(io.Seeker); ok {
+		_, err = s.Seek(offset, io.SeekStart)
+	} else {
+		_, err = io.CopyN(io.Discard, rc, offset)
+	}
+	if err != nil {
+		rc.Close()
+		return nil, err
+	}
+	return rc, nil
 }
 
 // checkStored compares the digest a registry says it stored, if it says.
