@@ -147,20 +147,25 @@ func (s *Images) Import(client grpc.BidiStreamingServer[apiv1.ImageServiceImport
 	return err
 }
 
+// relayImport passes the archive on. Until all of it was passed on the end of ctx
+// ends the import, and imaged, which has no whole archive, makes nothing. After
+// that it makes the image whoever leaves: nobody could say whether it was there.
 func (s *Images) relayImport(ctx context.Context, first *apiv1.ImageServiceImportRequest, client grpc.BidiStreamingServer[apiv1.ImageServiceImportRequest, apiv1.ImageServiceImportResponse]) (*apiv1.ImageServiceImportResponse_Result, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	outward, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(s.Config.Apid.PullTimeout))
 	defer cancel()
-	imaged, err := s.Backends.Images().Import(ctx)
+	imaged, err := s.Backends.Images().Import(outward)
 	if err != nil {
 		return nil, err
 	}
+	release := context.AfterFunc(ctx, cancel)
+	defer release()
 	go func() {
 		for m := first; ; {
 			if imaged.Send(m) != nil {
 				return // Recv has the reason
 			}
 			var err error
-			if m, err = client.Recv(); errors.Is(err, io.EOF) {
+			if m, err = client.Recv(); errors.Is(err, io.EOF) && release() {
 				imaged.CloseSend()
 				return
 			} else if err != nil {
@@ -172,23 +177,18 @@ func (s *Images) relayImport(ctx context.Context, first *apiv1.ImageServiceImpor
 	var last *apiv1.ImageServiceImportResponse
 	for {
 		m, err := imaged.Recv()
-		if errors.Is(err, io.EOF) {
-			// Only now: who has the result may leave, and that would look
-			// like a cancelled import.
-			if last == nil {
-				return nil, fault.Internal.Errorf("STREAM_CUT", "imaged ended the stream without a result")
-			}
-			return last.GetResult(), client.Send(last)
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, io.EOF) && last == nil:
+			return nil, fault.Internal.Errorf("STREAM_CUT", "imaged ended the stream without a result")
+		case errors.Is(err, io.EOF):
+			client.Send(last) // who has left meanwhile has imported it all the same
+			return last.GetResult(), nil
+		case err != nil:
 			return nil, err
-		}
-		if m.GetResult() != nil {
+		case m.GetResult() != nil:
 			last = m
-			continue
-		}
-		if err := client.Send(m); err != nil {
-			return nil, err
+		default:
+			client.Send(m) // progress is nothing to fail for
 		}
 	}
 }
