@@ -10,6 +10,7 @@ import (
 
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
 )
 
 func TestExec(t *testing.T) {
@@ -177,5 +178,42 @@ func TestF28SlowReaderGetsEverythingFromTheLog(t *testing.T) {
 	}
 	if n := strings.Count(r.out, "\n"); n != 300000 || !strings.HasSuffix(r.out, "\n300000\n") || r.exit.GetCode() != 5 {
 		t.Errorf("got %d lines, %v", n, r.exit)
+	}
+}
+
+// Who runs a command and reads slowly gets all of its output, more than any log
+// keeps: the command waits for its reader, as it would for one of a pipe.
+func TestSlowReaderOfARunGetsEverything(t *testing.T) {
+	e := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	stream, err := e.launch.Run(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := script("dd if=/dev/zero bs=65536 count=256 2>/dev/null")
+	s.AutoRemove, s.Log = true, &apiv1.LogSpec{MaxSizeBytes: 64 << 10, MaxFiles: 2}
+	stream.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: &execv1.RunRequest_Open{
+		Create:  &execv1.CreateRequest{Id: newID(), Spec: s, Rootfs: e.rootfs(), CreatedBy: "uid=0"},
+		Network: private(), Attach: &apiv1.AttachOptions{Stdout: true, Stderr: true},
+	}}})
+	got, messages := 0, 0
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got, err)
+		}
+		if o := m.GetOutput(); o != nil {
+			got += len(o.Data)
+			if messages++; messages%100 == 1 {
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		if x := m.GetExited(); x != nil {
+			if got != 16<<20 || x.Code != 0 {
+				t.Errorf("got %d bytes, %v", got, x)
+			}
+			return
+		}
 	}
 }

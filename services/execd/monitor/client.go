@@ -13,8 +13,9 @@ import (
 	"berth/services/execd/monitor/wire"
 )
 
-// stallLimit is how long a client may keep a process without a log waiting
-// before it is cut off: there is no other place for the output.
+// stallLimit is how long a client may keep a process waiting: one without a log,
+// before the client is cut off, as there is no other place for the output; and
+// the one that the process was started for, before it is sent to the log.
 const stallLimit = 10 * time.Second
 
 // client is the far end of an attached stream.
@@ -22,6 +23,8 @@ type client struct {
 	conn    *net.UnixConn
 	raw     syscall.RawConn
 	streams wire.Streams
+	// patient: the process waits for this client, as it would for a pipe.
+	patient bool
 
 	mu sync.Mutex
 	// deaf: no more output is sent, because it lagged, was cut off or left.
@@ -49,8 +52,8 @@ func (c *client) wants(k wire.Kind) bool {
 	return c.streams.Stdout
 }
 
-// sendOrLag never blocks. A client whose socket is full is told where in the log
-// to go on, and gets nothing else.
+// sendOrLag does not wait, unless the client is one to wait for. A client whose
+// socket is full is told where in the log to go on, and gets nothing else.
 func (c *client) sendOrLag(k wire.Kind, packet []byte, at wire.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,6 +65,12 @@ func (c *client) sendOrLag(k wire.Kind, packet []byte, at wire.Position) {
 		_, err = unix.SendmsgN(int(fd), packet, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		return true
 	})
+	if err == unix.EAGAIN && c.patient {
+		c.conn.SetWriteDeadline(time.Now().Add(stallLimit))
+		if _, err = c.conn.Write(packet); errors.Is(err, os.ErrDeadlineExceeded) {
+			err = unix.EAGAIN
+		}
+	}
 	switch {
 	case werr == nil && err == nil:
 	case err == unix.EAGAIN:
@@ -90,7 +99,7 @@ func (c *client) sendWaiting(k wire.Kind, packet []byte) {
 	}
 }
 
-// hurry shortens a wait in sendWaiting: the process has ended, and that is not
+// hurry shortens a wait for the client: the process has ended, and that is not
 // to be kept from everyone by one reader.
 func (c *client) hurry() { c.conn.SetWriteDeadline(time.Now().Add(stallLimit / 20)) }
 

@@ -111,6 +111,7 @@ func (m *Monitor) begin(proc *process, start func(Files) (*Process, error), stre
 		if c, err = newClient(attach, *streams); err != nil {
 			return fmt.Errorf("attach: %w", err)
 		}
+		c.patient = true
 		defer func() {
 			if err != nil {
 				c.conn.Close()

@@ -26,8 +26,10 @@ type stdio struct {
 	terminal *os.File // master
 	outputs  []output
 
-	// mu orders output: the log and each client see chunks of both streams in
-	// the same order.
+	// turn orders output: the log and each client see chunks of both streams in
+	// the same order. It is held while a client is waited for; mu is not.
+	turn sync.Mutex
+
 	mu      sync.Mutex
 	log     *logfile.Writer // nil: none
 	clients []*client       // never changed in place
@@ -73,20 +75,22 @@ func (s *stdio) step(o output) bool {
 func (s *stdio) pass(o output, p *packet, n int) {
 	defer packets.Put(p)
 	p[0] = byte(o.kind)
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
-	if s.log == nil {
-		clients := s.clients
-		s.mu.Unlock()
-		for _, c := range clients {
+	clients, logged := s.clients, s.log != nil
+	var at wire.Position
+	if logged {
+		at = wire.Position(s.log.Position())
+		s.log.Write(time.Now(), o.s, p[1:1+n])
+	}
+	s.mu.Unlock()
+	for _, c := range clients {
+		if logged {
+			c.sendOrLag(o.kind, p[:1+n], at)
+		} else {
 			c.sendWaiting(o.kind, p[:1+n])
 		}
-		return
-	}
-	defer s.mu.Unlock()
-	at := wire.Position(s.log.Position())
-	s.log.Write(time.Now(), o.s, p[1:1+n])
-	for _, c := range s.clients {
-		c.sendOrLag(o.kind, p[:1+n], at)
 	}
 }
 
