@@ -2555,6 +2555,388 @@ func (m *HistoryEntry) Merge(b []byte) error {
 	return d.Err()
 }
 
+type ImageServiceCheckRequest struct {
+	// Names or ids; none: all images.
+	Images []string
+	Repair bool
+	// For repairs: one for each registry that may be asked.
+	Auths []*RegistryAuth
+}
+
+// GetImages is the field, or its zero value where there is none.
+func (m *ImageServiceCheckRequest) GetImages() (v []string) {
+	if m != nil {
+		return m.Images
+	}
+	return v
+}
+
+// GetRepair is the field, or its zero value where there is none.
+func (m *ImageServiceCheckRequest) GetRepair() (v bool) {
+	if m != nil {
+		return m.Repair
+	}
+	return v
+}
+
+// GetAuths is the field, or its zero value where there is none.
+func (m *ImageServiceCheckRequest) GetAuths() (v []*RegistryAuth) {
+	if m != nil {
+		return m.Auths
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceCheckRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	for _, v := range m.Images {
+		b = wire.AppendBytes(b, 1, v)
+	}
+	if m.Repair {
+		b = wire.AppendBool(b, 2, m.Repair)
+	}
+	for _, v := range m.Auths {
+		b = wire.AppendMessage(b, 3, v)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceCheckRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.Images = append(m.Images, d.String())
+		case 2<<3 | wire.Varint:
+			m.Repair = d.Bool()
+		case 3<<3 | wire.Bytes:
+			v := new(RegistryAuth)
+			d.Message(v)
+			m.Auths = append(m.Auths, v)
+		}
+	}
+	return d.Err()
+}
+
+type ImageServiceCheckResponse struct {
+	// One of those that implement it below.
+	Message isImageServiceCheckResponse_Message
+}
+
+type isImageServiceCheckResponse_Message interface{ isImageServiceCheckResponse_Message() }
+
+type ImageServiceCheckResponse_Progress struct{ Progress *JobProgress }
+
+func (*ImageServiceCheckResponse_Progress) isImageServiceCheckResponse_Message() {}
+
+type ImageServiceCheckResponse_Finding_ struct {
+	Finding *ImageServiceCheckResponse_Finding
+}
+
+func (*ImageServiceCheckResponse_Finding_) isImageServiceCheckResponse_Message() {}
+
+type ImageServiceCheckResponse_Result_ struct {
+	Result *ImageServiceCheckResponse_Result
+}
+
+func (*ImageServiceCheckResponse_Result_) isImageServiceCheckResponse_Message() {}
+
+// GetProgress is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse) GetProgress() (v *JobProgress) {
+	if m != nil {
+		if x, ok := m.Message.(*ImageServiceCheckResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return v
+}
+
+// GetFinding is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse) GetFinding() (v *ImageServiceCheckResponse_Finding) {
+	if m != nil {
+		if x, ok := m.Message.(*ImageServiceCheckResponse_Finding_); ok {
+			return x.Finding
+		}
+	}
+	return v
+}
+
+// GetResult is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse) GetResult() (v *ImageServiceCheckResponse_Result) {
+	if m != nil {
+		if x, ok := m.Message.(*ImageServiceCheckResponse_Result_); ok {
+			return x.Result
+		}
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceCheckResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	switch x := m.Message.(type) {
+	case *ImageServiceCheckResponse_Progress:
+		b = wire.AppendMessage(b, 1, x.Progress)
+	case *ImageServiceCheckResponse_Finding_:
+		b = wire.AppendMessage(b, 2, x.Finding)
+	case *ImageServiceCheckResponse_Result_:
+		b = wire.AppendMessage(b, 3, x.Result)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceCheckResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			x, ok := m.Message.(*ImageServiceCheckResponse_Progress)
+			if !ok || x.Progress == nil {
+				x = &ImageServiceCheckResponse_Progress{new(JobProgress)}
+				m.Message = x
+			}
+			d.Message(x.Progress)
+		case 2<<3 | wire.Bytes:
+			x, ok := m.Message.(*ImageServiceCheckResponse_Finding_)
+			if !ok || x.Finding == nil {
+				x = &ImageServiceCheckResponse_Finding_{new(ImageServiceCheckResponse_Finding)}
+				m.Message = x
+			}
+			d.Message(x.Finding)
+		case 3<<3 | wire.Bytes:
+			x, ok := m.Message.(*ImageServiceCheckResponse_Result_)
+			if !ok || x.Result == nil {
+				x = &ImageServiceCheckResponse_Result_{new(ImageServiceCheckResponse_Result)}
+				m.Message = x
+			}
+			d.Message(x.Result)
+		}
+	}
+	return d.Err()
+}
+
+// One damaged part.
+type ImageServiceCheckResponse_Finding struct {
+	// An image that needs it.
+	ImageId string
+	// A name of that image, if it has one.
+	Reference string
+	// Digest of the blob, or diff id of the unpacked layer.
+	Part     string
+	Problem  string
+	Repaired bool
+	// Why it could not be repaired, if that was asked for.
+	Reason string
+}
+
+// GetImageId is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetImageId() (v string) {
+	if m != nil {
+		return m.ImageId
+	}
+	return v
+}
+
+// GetReference is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetReference() (v string) {
+	if m != nil {
+		return m.Reference
+	}
+	return v
+}
+
+// GetPart is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetPart() (v string) {
+	if m != nil {
+		return m.Part
+	}
+	return v
+}
+
+// GetProblem is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetProblem() (v string) {
+	if m != nil {
+		return m.Problem
+	}
+	return v
+}
+
+// GetRepaired is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetRepaired() (v bool) {
+	if m != nil {
+		return m.Repaired
+	}
+	return v
+}
+
+// GetReason is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Finding) GetReason() (v string) {
+	if m != nil {
+		return m.Reason
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceCheckResponse_Finding) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.ImageId) > 0 {
+		b = wire.AppendBytes(b, 1, m.ImageId)
+	}
+	if len(m.Reference) > 0 {
+		b = wire.AppendBytes(b, 2, m.Reference)
+	}
+	if len(m.Part) > 0 {
+		b = wire.AppendBytes(b, 3, m.Part)
+	}
+	if len(m.Problem) > 0 {
+		b = wire.AppendBytes(b, 4, m.Problem)
+	}
+	if m.Repaired {
+		b = wire.AppendBool(b, 5, m.Repaired)
+	}
+	if len(m.Reason) > 0 {
+		b = wire.AppendBytes(b, 6, m.Reason)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceCheckResponse_Finding) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.ImageId = d.String()
+		case 2<<3 | wire.Bytes:
+			m.Reference = d.String()
+		case 3<<3 | wire.Bytes:
+			m.Part = d.String()
+		case 4<<3 | wire.Bytes:
+			m.Problem = d.String()
+		case 5<<3 | wire.Varint:
+			m.Repaired = d.Bool()
+		case 6<<3 | wire.Bytes:
+			m.Reason = d.String()
+		}
+	}
+	return d.Err()
+}
+
+type ImageServiceCheckResponse_Result struct {
+	Images    int32
+	Blobs     int32
+	Layers    int32
+	BlobBytes int64
+	Damaged   int32
+	Repaired  int32
+}
+
+// GetImages is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetImages() (v int32) {
+	if m != nil {
+		return m.Images
+	}
+	return v
+}
+
+// GetBlobs is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetBlobs() (v int32) {
+	if m != nil {
+		return m.Blobs
+	}
+	return v
+}
+
+// GetLayers is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetLayers() (v int32) {
+	if m != nil {
+		return m.Layers
+	}
+	return v
+}
+
+// GetBlobBytes is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetBlobBytes() (v int64) {
+	if m != nil {
+		return m.BlobBytes
+	}
+	return v
+}
+
+// GetDamaged is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetDamaged() (v int32) {
+	if m != nil {
+		return m.Damaged
+	}
+	return v
+}
+
+// GetRepaired is the field, or its zero value where there is none.
+func (m *ImageServiceCheckResponse_Result) GetRepaired() (v int32) {
+	if m != nil {
+		return m.Repaired
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceCheckResponse_Result) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if m.Images != 0 {
+		b = wire.AppendUint(b, 1, uint64(m.Images))
+	}
+	if m.Blobs != 0 {
+		b = wire.AppendUint(b, 2, uint64(m.Blobs))
+	}
+	if m.Layers != 0 {
+		b = wire.AppendUint(b, 3, uint64(m.Layers))
+	}
+	if m.BlobBytes != 0 {
+		b = wire.AppendUint(b, 4, uint64(m.BlobBytes))
+	}
+	if m.Damaged != 0 {
+		b = wire.AppendUint(b, 5, uint64(m.Damaged))
+	}
+	if m.Repaired != 0 {
+		b = wire.AppendUint(b, 6, uint64(m.Repaired))
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceCheckResponse_Result) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Varint:
+			m.Images = int32(d.Uint())
+		case 2<<3 | wire.Varint:
+			m.Blobs = int32(d.Uint())
+		case 3<<3 | wire.Varint:
+			m.Layers = int32(d.Uint())
+		case 4<<3 | wire.Varint:
+			m.BlobBytes = int64(d.Uint())
+		case 5<<3 | wire.Varint:
+			m.Damaged = int32(d.Uint())
+		case 6<<3 | wire.Varint:
+			m.Repaired = int32(d.Uint())
+		}
+	}
+	return d.Err()
+}
+
 type ImageServiceLoginRequest struct {
 	Auth *RegistryAuth
 }
@@ -2732,6 +3114,16 @@ func (c ImageServiceClient) History(ctx context.Context, in *ImageServiceHistory
 		return nil, err
 	}
 	return out, nil
+}
+
+// ImageService_CheckClient is a call of Check.
+type ImageService_CheckClient = *rpc.ServerStream[ImageServiceCheckResponse]
+
+// Looks for damage: hashes blobs again and compares unpacked layers with theirs. With repair it fetches what is bad,
+// and only that, from where the image came from. Streams progress and findings, last the result. Retry is safe.
+// Codes: NOT_FOUND (image). Damage is no error of the call.
+func (c ImageServiceClient) Check(ctx context.Context, in *ImageServiceCheckRequest) (ImageService_CheckClient, error) {
+	return rpc.OpenServerStream[ImageServiceCheckResponse](ctx, c.conn, "/berth.api.v1.ImageService/Check", in)
 }
 
 // Checks credentials against a registry.

@@ -64,6 +64,7 @@ var table = map[string]target{
 	"/berth.api.v1.ImageService/List":    imaged,
 	"/berth.api.v1.ImageService/Inspect": imaged,
 	"/berth.api.v1.ImageService/History": imaged,
+	"/berth.api.v1.ImageService/Check":   imaged,
 	"/berth.api.v1.ImageService/Login":   imaged,
 
 	"/berth.api.v1.RegistryService/ListTags":         imaged,

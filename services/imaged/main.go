@@ -21,6 +21,7 @@ import (
 	"berth/internal/journal"
 	"berth/internal/version"
 	"berth/services/imaged/archive"
+	"berth/services/imaged/check"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
@@ -141,6 +142,7 @@ func (s *server) connect(c config.Imaged) {
 	})
 	s.saver = &archive.Saver{Store: s.store, Images: s.images}
 	s.remote = &remote.Remote{Registry: s.registry, Copies: c.ParallelDownloads}
+	s.checker = &check.Checker{Store: s.store, Driver: s.driver, Images: s.images, Registry: s.registry, Unpack: files, Inflate: stream}
 	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
 }
 

@@ -10,6 +10,7 @@ import (
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
 	"berth/services/imaged/archive"
+	"berth/services/imaged/check"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
@@ -41,6 +42,7 @@ type server struct {
 	importer *importer.Importer
 	loader   *archive.Loader
 	saver    *archive.Saver
+	checker  *check.Checker
 	events   *events.Ring
 }
 

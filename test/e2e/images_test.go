@@ -169,3 +169,86 @@ func TestImagePruneRules(t *testing.T) {
 		t.Errorf("tree: %s", tree)
 	}
 }
+
+// TestF11ImageCheck: one flipped byte, a missing file, a changed file of an unpacked layer are found, only the image
+// that has them is concerned, and what is bad, and only that, is fetched again.
+func TestF11ImageCheck(t *testing.T) {
+	e := harness.New(t)
+	reg := registrytest.Start(t, registrytest.Options{})
+	ref := reg.Ref("rich:1")
+	e.Berth(t, "import", richTar(t), ref)
+	e.Berth(t, "push", ref)
+	other := e.Busybox(t)
+	if out := e.Berth(t, "image", "check"); out != "2 images, 6 blobs "+out[strings.Index(out, "("):] || !strings.HasSuffix(out, "2 layers: 0 damaged, 0 repaired") {
+		t.Errorf("check of what is whole: %s", out)
+	}
+	digests := map[string]string{
+		"manifest": e.Berth(t, "image", "inspect", "-f", "{{.Descriptor.digest}}", ref),
+		"config":   e.Berth(t, "image", "inspect", "-f", "{{.Id}}", ref),
+	}
+	blob := func(d string) string { return e.Root + "/imaged/blobs/sha256/" + strings.TrimPrefix(d, "sha256:") }
+	raw, err := os.ReadFile(blob(digests["manifest"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := string(raw)[strings.LastIndex(string(raw), "sha256:"):]
+	digests["layer"] = layer[:71]
+	flip := func(path string) {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)/2] ^= 1
+		st, _ := os.Stat(path)
+		if err := os.WriteFile(path, b, 0); err != nil { // root may, whatever its mode
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, st.ModTime(), st.ModTime()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unpacked := func() string {
+		all, _ := filepath.Glob(e.Root + "/imaged/l/*/etc/motd")
+		if len(all) != 1 {
+			t.Fatalf("layers with etc/motd: %v", all)
+		}
+		return filepath.Dir(filepath.Dir(all[0]))
+	}
+	tree := treeOf(t, unpacked())
+	damages := map[string]func(){
+		"a byte of the layer's blob":   func() { flip(blob(digests["layer"])) },
+		"a byte of the manifest":       func() { flip(blob(digests["manifest"])) },
+		"a byte of the configuration":  func() { flip(blob(digests["config"])) },
+		"the layer's blob is missing":  func() { os.Remove(blob(digests["layer"])) },
+		"a byte of an unpacked file":   func() { flip(unpacked() + "/etc/motd") },
+		"the mode of an unpacked file": func() { os.Chmod(unpacked()+"/etc/passwd", 0o666) },
+		"an unpacked file is missing":  func() { os.Remove(unpacked() + "/etc/group") },
+		"a file too many":              func() { os.WriteFile(unpacked()+"/etc/evil", nil, 0o644) },
+	}
+	for what, damage := range damages {
+		damage()
+		r := e.Try("image", "check")
+		if r.Code != 1 || !strings.HasPrefix(r.Out, ref+": ") || !strings.Contains(r.Out, "1 damaged, 0 repaired") || strings.Contains(r.Out, other) {
+			t.Errorf("%s: check exits with %d: %s%s", what, r.Code, r.Out, r.Err)
+		}
+		if r := e.Try("image", "check", other); r.Code != 0 {
+			t.Errorf("%s: the other image: %s", what, r.Out)
+		}
+		r = e.Try("image", "check", "--repair", ref)
+		if r.Code != 0 || !strings.Contains(r.Out, "; repaired") || !strings.Contains(r.Out, "1 damaged, 1 repaired") {
+			t.Errorf("%s: repair exits with %d: %s%s", what, r.Code, r.Out, r.Err)
+		}
+		if r := e.Try("image", "check"); r.Code != 0 {
+			t.Errorf("%s: after the repair: %s", what, r.Out)
+		}
+		sameTree(t, tree, treeOf(t, unpacked()))
+	}
+	want(t, "it runs", e.Berth(t, "run", "--rm", ref, "cat", "/etc/motd"), "welcome")
+	// What came from no registry cannot be fetched, and is told.
+	flip(blob(e.Berth(t, "image", "inspect", "-f", "{{.Id}}", other)))
+	if r := e.Try("image", "check", "--repair", other); r.Code != 1 || !strings.Contains(r.Out, "came from no registry") {
+		t.Errorf("repair without a source: %d %s", r.Code, r.Out)
+	}
+	e.Fails(t, 1, []string{"no such image"}, "image", "check", "absent")
+}

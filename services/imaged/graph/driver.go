@@ -90,6 +90,13 @@ type Differ interface {
 	WriteLayer(ctx context.Context, w io.Writer, dir string, layers []Layer) error
 }
 
+// Comparer is a driver that can tell whether a layer is still what was unpacked.
+type Comparer interface {
+	// Compare tells the first difference between the layer name and what was
+	// staged of the same archive just now; empty if there is none.
+	Compare(ctx context.Context, name string, staged Staged) (difference string, err error)
+}
+
 // Staged is an unpacked layer nobody sees yet. It is for one goroutine.
 type Staged interface {
 	// Layer describes it; it may be used for stacking after Commit.

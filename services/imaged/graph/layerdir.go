@@ -103,6 +103,22 @@ func (l *LayerDir) Remove(name string) error {
 	return nil
 }
 
+// Compare tells the first difference between the layer name and what was staged
+// of the archive it should have come from; empty if there is none.
+func (l *LayerDir) Compare(ctx context.Context, name string, staged Staged) (string, error) {
+	layer, err := os.Open(l.Path(name))
+	if err != nil {
+		return "", err
+	}
+	defer layer.Close()
+	fresh, err := os.Open(staged.(*stagedDir).path)
+	if err != nil {
+		return "", err
+	}
+	defer fresh.Close()
+	return merge.Compare(ctx, layer, fresh)
+}
+
 // CopyOut copies the directory path of a stack into the directory to.
 func (l *LayerDir) CopyOut(ctx context.Context, layers []Layer, path, to string) error {
 	return merge.CopyOut(ctx, l.Paths(layers), l.whiteouts, path, to)

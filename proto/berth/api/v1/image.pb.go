@@ -1967,6 +1967,166 @@ func (x *HistoryEntry) GetEmptyLayer() bool {
 	return false
 }
 
+type ImageServiceCheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names or ids; none: all images.
+	Images []string `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Repair bool     `protobuf:"varint,2,opt,name=repair,proto3" json:"repair,omitempty"`
+	// For repairs: one for each registry that may be asked.
+	Auths         []*RegistryAuth `protobuf:"bytes,3,rep,name=auths,proto3" json:"auths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceCheckRequest) Reset() {
+	*x = ImageServiceCheckRequest{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceCheckRequest) ProtoMessage() {}
+
+func (x *ImageServiceCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceCheckRequest.ProtoReflect.Descriptor instead.
+func (*ImageServiceCheckRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ImageServiceCheckRequest) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *ImageServiceCheckRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *ImageServiceCheckRequest) GetAuths() []*RegistryAuth {
+	if x != nil {
+		return x.Auths
+	}
+	return nil
+}
+
+type ImageServiceCheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ImageServiceCheckResponse_Progress
+	//	*ImageServiceCheckResponse_Finding_
+	//	*ImageServiceCheckResponse_Result_
+	Message       isImageServiceCheckResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceCheckResponse) Reset() {
+	*x = ImageServiceCheckResponse{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceCheckResponse) ProtoMessage() {}
+
+func (x *ImageServiceCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceCheckResponse.ProtoReflect.Descriptor instead.
+func (*ImageServiceCheckResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ImageServiceCheckResponse) GetMessage() isImageServiceCheckResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ImageServiceCheckResponse) GetProgress() *JobProgress {
+	if x != nil {
+		if x, ok := x.Message.(*ImageServiceCheckResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *ImageServiceCheckResponse) GetFinding() *ImageServiceCheckResponse_Finding {
+	if x != nil {
+		if x, ok := x.Message.(*ImageServiceCheckResponse_Finding_); ok {
+			return x.Finding
+		}
+	}
+	return nil
+}
+
+func (x *ImageServiceCheckResponse) GetResult() *ImageServiceCheckResponse_Result {
+	if x != nil {
+		if x, ok := x.Message.(*ImageServiceCheckResponse_Result_); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isImageServiceCheckResponse_Message interface {
+	isImageServiceCheckResponse_Message()
+}
+
+type ImageServiceCheckResponse_Progress struct {
+	Progress *JobProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type ImageServiceCheckResponse_Finding_ struct {
+	Finding *ImageServiceCheckResponse_Finding `protobuf:"bytes,2,opt,name=finding,proto3,oneof"`
+}
+
+type ImageServiceCheckResponse_Result_ struct {
+	Result *ImageServiceCheckResponse_Result `protobuf:"bytes,3,opt,name=result,proto3,oneof"`
+}
+
+func (*ImageServiceCheckResponse_Progress) isImageServiceCheckResponse_Message() {}
+
+func (*ImageServiceCheckResponse_Finding_) isImageServiceCheckResponse_Message() {}
+
+func (*ImageServiceCheckResponse_Result_) isImageServiceCheckResponse_Message() {}
+
 type ImageServiceLoginRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Auth          *RegistryAuth          `protobuf:"bytes,1,opt,name=auth,proto3" json:"auth,omitempty"`
@@ -1976,7 +2136,7 @@ type ImageServiceLoginRequest struct {
 
 func (x *ImageServiceLoginRequest) Reset() {
 	*x = ImageServiceLoginRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2148,7 @@ func (x *ImageServiceLoginRequest) String() string {
 func (*ImageServiceLoginRequest) ProtoMessage() {}
 
 func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2161,7 @@ func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImageServiceLoginRequest) GetAuth() *RegistryAuth {
@@ -2021,7 +2181,7 @@ type ImageServiceLoginResponse struct {
 
 func (x *ImageServiceLoginResponse) Reset() {
 	*x = ImageServiceLoginResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2193,7 @@ func (x *ImageServiceLoginResponse) String() string {
 func (*ImageServiceLoginResponse) ProtoMessage() {}
 
 func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2206,7 @@ func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImageServiceLoginResponse) GetIdentityToken() string {
@@ -2075,7 +2235,7 @@ type ImageServicePullResponse_Result struct {
 
 func (x *ImageServicePullResponse_Result) Reset() {
 	*x = ImageServicePullResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2247,7 @@ func (x *ImageServicePullResponse_Result) String() string {
 func (*ImageServicePullResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePullResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2319,7 @@ type ImageServicePushResponse_Result struct {
 
 func (x *ImageServicePushResponse_Result) Reset() {
 	*x = ImageServicePushResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2331,7 @@ func (x *ImageServicePushResponse_Result) String() string {
 func (*ImageServicePushResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePushResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2396,7 @@ type ImageServiceImportRequest_Header struct {
 
 func (x *ImageServiceImportRequest_Header) Reset() {
 	*x = ImageServiceImportRequest_Header{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2408,7 @@ func (x *ImageServiceImportRequest_Header) String() string {
 func (*ImageServiceImportRequest_Header) ProtoMessage() {}
 
 func (x *ImageServiceImportRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2462,7 @@ type ImageServiceImportResponse_Result struct {
 
 func (x *ImageServiceImportResponse_Result) Reset() {
 	*x = ImageServiceImportResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2474,7 @@ func (x *ImageServiceImportResponse_Result) String() string {
 func (*ImageServiceImportResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceImportResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2514,7 @@ type ImageServiceLoadRequest_Options struct {
 
 func (x *ImageServiceLoadRequest_Options) Reset() {
 	*x = ImageServiceLoadRequest_Options{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2526,7 @@ func (x *ImageServiceLoadRequest_Options) String() string {
 func (*ImageServiceLoadRequest_Options) ProtoMessage() {}
 
 func (x *ImageServiceLoadRequest_Options) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2561,7 @@ type ImageServiceLoadResponse_Result struct {
 
 func (x *ImageServiceLoadResponse_Result) Reset() {
 	*x = ImageServiceLoadResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[34]
+	mi := &file_berth_api_v1_image_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2573,7 @@ func (x *ImageServiceLoadResponse_Result) String() string {
 func (*ImageServiceLoadResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceLoadResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[34]
+	mi := &file_berth_api_v1_image_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,6 +2601,179 @@ func (x *ImageServiceLoadResponse_Result) GetImageIds() []string {
 		return x.ImageIds
 	}
 	return nil
+}
+
+// One damaged part.
+type ImageServiceCheckResponse_Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An image that needs it.
+	ImageId string `protobuf:"bytes,1,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	// A name of that image, if it has one.
+	Reference string `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Digest of the blob, or diff id of the unpacked layer.
+	Part     string `protobuf:"bytes,3,opt,name=part,proto3" json:"part,omitempty"`
+	Problem  string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Repaired bool   `protobuf:"varint,5,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	// Why it could not be repaired, if that was asked for.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceCheckResponse_Finding) Reset() {
+	*x = ImageServiceCheckResponse_Finding{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceCheckResponse_Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceCheckResponse_Finding) ProtoMessage() {}
+
+func (x *ImageServiceCheckResponse_Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceCheckResponse_Finding.ProtoReflect.Descriptor instead.
+func (*ImageServiceCheckResponse_Finding) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28, 0}
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetRepaired() bool {
+	if x != nil {
+		return x.Repaired
+	}
+	return false
+}
+
+func (x *ImageServiceCheckResponse_Finding) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ImageServiceCheckResponse_Result struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        int32                  `protobuf:"varint,1,opt,name=images,proto3" json:"images,omitempty"`
+	Blobs         int32                  `protobuf:"varint,2,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	Layers        int32                  `protobuf:"varint,3,opt,name=layers,proto3" json:"layers,omitempty"`
+	BlobBytes     int64                  `protobuf:"varint,4,opt,name=blob_bytes,json=blobBytes,proto3" json:"blob_bytes,omitempty"`
+	Damaged       int32                  `protobuf:"varint,5,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Repaired      int32                  `protobuf:"varint,6,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceCheckResponse_Result) Reset() {
+	*x = ImageServiceCheckResponse_Result{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceCheckResponse_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceCheckResponse_Result) ProtoMessage() {}
+
+func (x *ImageServiceCheckResponse_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceCheckResponse_Result.ProtoReflect.Descriptor instead.
+func (*ImageServiceCheckResponse_Result) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28, 1}
+}
+
+func (x *ImageServiceCheckResponse_Result) GetImages() int32 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *ImageServiceCheckResponse_Result) GetBlobs() int32 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *ImageServiceCheckResponse_Result) GetLayers() int32 {
+	if x != nil {
+		return x.Layers
+	}
+	return 0
+}
+
+func (x *ImageServiceCheckResponse_Result) GetBlobBytes() int64 {
+	if x != nil {
+		return x.BlobBytes
+	}
+	return 0
+}
+
+func (x *ImageServiceCheckResponse_Result) GetDamaged() int32 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ImageServiceCheckResponse_Result) GetRepaired() int32 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
 }
 
 var File_berth_api_v1_image_proto protoreflect.FileDescriptor
@@ -2635,11 +2968,35 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\x1f\n" +
 	"\vempty_layer\x18\x05 \x01(\bR\n" +
-	"emptyLayer\"J\n" +
+	"emptyLayer\"|\n" +
+	"\x18ImageServiceCheckRequest\x12\x16\n" +
+	"\x06images\x18\x01 \x03(\tR\x06images\x12\x16\n" +
+	"\x06repair\x18\x02 \x01(\bR\x06repair\x120\n" +
+	"\x05auths\x18\x03 \x03(\v2\x1a.berth.api.v1.RegistryAuthR\x05auths\"\xc3\x04\n" +
+	"\x19ImageServiceCheckResponse\x127\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12K\n" +
+	"\afinding\x18\x02 \x01(\v2/.berth.api.v1.ImageServiceCheckResponse.FindingH\x00R\afinding\x12H\n" +
+	"\x06result\x18\x03 \x01(\v2..berth.api.v1.ImageServiceCheckResponse.ResultH\x00R\x06result\x1a\xa4\x01\n" +
+	"\aFinding\x12\x19\n" +
+	"\bimage_id\x18\x01 \x01(\tR\aimageId\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treference\x12\x12\n" +
+	"\x04part\x18\x03 \x01(\tR\x04part\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x1a\n" +
+	"\brepaired\x18\x05 \x01(\bR\brepaired\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a\xa3\x01\n" +
+	"\x06Result\x12\x16\n" +
+	"\x06images\x18\x01 \x01(\x05R\x06images\x12\x14\n" +
+	"\x05blobs\x18\x02 \x01(\x05R\x05blobs\x12\x16\n" +
+	"\x06layers\x18\x03 \x01(\x05R\x06layers\x12\x1d\n" +
+	"\n" +
+	"blob_bytes\x18\x04 \x01(\x03R\tblobBytes\x12\x18\n" +
+	"\adamaged\x18\x05 \x01(\x05R\adamaged\x12\x1a\n" +
+	"\brepaired\x18\x06 \x01(\x05R\brepairedB\t\n" +
+	"\amessage\"J\n" +
 	"\x18ImageServiceLoginRequest\x12.\n" +
 	"\x04auth\x18\x01 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\"B\n" +
 	"\x19ImageServiceLoginResponse\x12%\n" +
-	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken2\xd1\b\n" +
+	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken2\xad\t\n" +
 	"\fImageService\x12W\n" +
 	"\x04Pull\x12%.berth.api.v1.ImageServicePullRequest\x1a&.berth.api.v1.ImageServicePullResponse0\x01\x12W\n" +
 	"\x04Push\x12%.berth.api.v1.ImageServicePushRequest\x1a&.berth.api.v1.ImageServicePushResponse0\x01\x12_\n" +
@@ -2651,7 +3008,8 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x05Prune\x12&.berth.api.v1.ImageServicePruneRequest\x1a'.berth.api.v1.ImageServicePruneResponse\x12U\n" +
 	"\x04List\x12%.berth.api.v1.ImageServiceListRequest\x1a&.berth.api.v1.ImageServiceListResponse\x12^\n" +
 	"\aInspect\x12(.berth.api.v1.ImageServiceInspectRequest\x1a).berth.api.v1.ImageServiceInspectResponse\x12^\n" +
-	"\aHistory\x12(.berth.api.v1.ImageServiceHistoryRequest\x1a).berth.api.v1.ImageServiceHistoryResponse\x12X\n" +
+	"\aHistory\x12(.berth.api.v1.ImageServiceHistoryRequest\x1a).berth.api.v1.ImageServiceHistoryResponse\x12Z\n" +
+	"\x05Check\x12&.berth.api.v1.ImageServiceCheckRequest\x1a'.berth.api.v1.ImageServiceCheckResponse0\x01\x12X\n" +
 	"\x05Login\x12&.berth.api.v1.ImageServiceLoginRequest\x1a'.berth.api.v1.ImageServiceLoginResponseB Z\x1eberth/proto/berth/api/v1;apiv1b\x06proto3"
 
 var (
@@ -2666,7 +3024,7 @@ func file_berth_api_v1_image_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_image_proto_rawDescData
 }
 
-var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServicePullRequest)(nil),           // 0: berth.api.v1.ImageServicePullRequest
 	(*ImageServicePullResponse)(nil),          // 1: berth.api.v1.ImageServicePullResponse
@@ -2695,73 +3053,83 @@ var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServiceHistoryRequest)(nil),        // 24: berth.api.v1.ImageServiceHistoryRequest
 	(*ImageServiceHistoryResponse)(nil),       // 25: berth.api.v1.ImageServiceHistoryResponse
 	(*HistoryEntry)(nil),                      // 26: berth.api.v1.HistoryEntry
-	(*ImageServiceLoginRequest)(nil),          // 27: berth.api.v1.ImageServiceLoginRequest
-	(*ImageServiceLoginResponse)(nil),         // 28: berth.api.v1.ImageServiceLoginResponse
-	(*ImageServicePullResponse_Result)(nil),   // 29: berth.api.v1.ImageServicePullResponse.Result
-	(*ImageServicePushResponse_Result)(nil),   // 30: berth.api.v1.ImageServicePushResponse.Result
-	(*ImageServiceImportRequest_Header)(nil),  // 31: berth.api.v1.ImageServiceImportRequest.Header
-	(*ImageServiceImportResponse_Result)(nil), // 32: berth.api.v1.ImageServiceImportResponse.Result
-	(*ImageServiceLoadRequest_Options)(nil),   // 33: berth.api.v1.ImageServiceLoadRequest.Options
-	(*ImageServiceLoadResponse_Result)(nil),   // 34: berth.api.v1.ImageServiceLoadResponse.Result
-	nil,                                       // 35: berth.api.v1.ImageSummary.LabelsEntry
-	nil,                                       // 36: berth.api.v1.ImageConfig.LabelsEntry
-	(*RegistryAuth)(nil),                      // 37: berth.api.v1.RegistryAuth
-	(*JobProgress)(nil),                       // 38: berth.api.v1.JobProgress
-	(*timestamppb.Timestamp)(nil),             // 39: google.protobuf.Timestamp
+	(*ImageServiceCheckRequest)(nil),          // 27: berth.api.v1.ImageServiceCheckRequest
+	(*ImageServiceCheckResponse)(nil),         // 28: berth.api.v1.ImageServiceCheckResponse
+	(*ImageServiceLoginRequest)(nil),          // 29: berth.api.v1.ImageServiceLoginRequest
+	(*ImageServiceLoginResponse)(nil),         // 30: berth.api.v1.ImageServiceLoginResponse
+	(*ImageServicePullResponse_Result)(nil),   // 31: berth.api.v1.ImageServicePullResponse.Result
+	(*ImageServicePushResponse_Result)(nil),   // 32: berth.api.v1.ImageServicePushResponse.Result
+	(*ImageServiceImportRequest_Header)(nil),  // 33: berth.api.v1.ImageServiceImportRequest.Header
+	(*ImageServiceImportResponse_Result)(nil), // 34: berth.api.v1.ImageServiceImportResponse.Result
+	(*ImageServiceLoadRequest_Options)(nil),   // 35: berth.api.v1.ImageServiceLoadRequest.Options
+	(*ImageServiceLoadResponse_Result)(nil),   // 36: berth.api.v1.ImageServiceLoadResponse.Result
+	nil,                                       // 37: berth.api.v1.ImageSummary.LabelsEntry
+	nil,                                       // 38: berth.api.v1.ImageConfig.LabelsEntry
+	(*ImageServiceCheckResponse_Finding)(nil), // 39: berth.api.v1.ImageServiceCheckResponse.Finding
+	(*ImageServiceCheckResponse_Result)(nil),  // 40: berth.api.v1.ImageServiceCheckResponse.Result
+	(*RegistryAuth)(nil),                      // 41: berth.api.v1.RegistryAuth
+	(*JobProgress)(nil),                       // 42: berth.api.v1.JobProgress
+	(*timestamppb.Timestamp)(nil),             // 43: google.protobuf.Timestamp
 }
 var file_berth_api_v1_image_proto_depIdxs = []int32{
-	37, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	38, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
-	29, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
-	37, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	38, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
-	30, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
-	31, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
-	38, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
-	32, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
-	33, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
-	38, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
-	34, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
+	41, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	42, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
+	31, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
+	41, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	42, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
+	32, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
+	33, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
+	42, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
+	34, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
+	35, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
+	42, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
+	36, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
 	18, // 12: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
-	39, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
-	35, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
+	43, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
+	37, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
 	19, // 15: berth.api.v1.ImageSummary.layers:type_name -> berth.api.v1.ImageLayer
 	22, // 16: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
-	39, // 17: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	43, // 17: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
 	23, // 18: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
-	36, // 19: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
+	38, // 19: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
 	26, // 20: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
-	39, // 21: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
-	37, // 22: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	0,  // 23: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
-	2,  // 24: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
-	4,  // 25: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
-	6,  // 26: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
-	8,  // 27: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
-	10, // 28: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
-	12, // 29: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
-	14, // 30: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
-	16, // 31: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
-	20, // 32: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
-	24, // 33: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
-	27, // 34: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
-	1,  // 35: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
-	3,  // 36: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
-	5,  // 37: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
-	7,  // 38: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
-	9,  // 39: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
-	11, // 40: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
-	13, // 41: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
-	15, // 42: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
-	17, // 43: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
-	21, // 44: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
-	25, // 45: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
-	28, // 46: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
-	35, // [35:47] is the sub-list for method output_type
-	23, // [23:35] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	43, // 21: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
+	41, // 22: berth.api.v1.ImageServiceCheckRequest.auths:type_name -> berth.api.v1.RegistryAuth
+	42, // 23: berth.api.v1.ImageServiceCheckResponse.progress:type_name -> berth.api.v1.JobProgress
+	39, // 24: berth.api.v1.ImageServiceCheckResponse.finding:type_name -> berth.api.v1.ImageServiceCheckResponse.Finding
+	40, // 25: berth.api.v1.ImageServiceCheckResponse.result:type_name -> berth.api.v1.ImageServiceCheckResponse.Result
+	41, // 26: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	0,  // 27: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
+	2,  // 28: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
+	4,  // 29: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
+	6,  // 30: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
+	8,  // 31: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
+	10, // 32: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
+	12, // 33: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
+	14, // 34: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
+	16, // 35: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
+	20, // 36: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
+	24, // 37: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
+	27, // 38: berth.api.v1.ImageService.Check:input_type -> berth.api.v1.ImageServiceCheckRequest
+	29, // 39: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
+	1,  // 40: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
+	3,  // 41: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
+	5,  // 42: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
+	7,  // 43: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
+	9,  // 44: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
+	11, // 45: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
+	13, // 46: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
+	15, // 47: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
+	17, // 48: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
+	21, // 49: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
+	25, // 50: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
+	28, // 51: berth.api.v1.ImageService.Check:output_type -> berth.api.v1.ImageServiceCheckResponse
+	30, // 52: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
+	40, // [40:53] is the sub-list for method output_type
+	27, // [27:40] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_image_proto_init() }
@@ -2795,13 +3163,18 @@ func file_berth_api_v1_image_proto_init() {
 		(*ImageServiceLoadResponse_Progress)(nil),
 		(*ImageServiceLoadResponse_Result_)(nil),
 	}
+	file_berth_api_v1_image_proto_msgTypes[28].OneofWrappers = []any{
+		(*ImageServiceCheckResponse_Progress)(nil),
+		(*ImageServiceCheckResponse_Finding_)(nil),
+		(*ImageServiceCheckResponse_Result_)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_image_proto_rawDesc), len(file_berth_api_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

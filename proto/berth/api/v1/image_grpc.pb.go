@@ -30,6 +30,7 @@ const (
 	ImageService_List_FullMethodName    = "/berth.api.v1.ImageService/List"
 	ImageService_Inspect_FullMethodName = "/berth.api.v1.ImageService/Inspect"
 	ImageService_History_FullMethodName = "/berth.api.v1.ImageService/History"
+	ImageService_Check_FullMethodName   = "/berth.api.v1.ImageService/Check"
 	ImageService_Login_FullMethodName   = "/berth.api.v1.ImageService/Login"
 )
 
@@ -70,6 +71,10 @@ type ImageServiceClient interface {
 	Inspect(ctx context.Context, in *ImageServiceInspectRequest, opts ...grpc.CallOption) (*ImageServiceInspectResponse, error)
 	// The build history of an image, newest first.
 	History(ctx context.Context, in *ImageServiceHistoryRequest, opts ...grpc.CallOption) (*ImageServiceHistoryResponse, error)
+	// Looks for damage: hashes blobs again and compares unpacked layers with theirs. With repair it fetches what is bad,
+	// and only that, from where the image came from. Streams progress and findings, last the result. Retry is safe.
+	// Codes: NOT_FOUND (image). Damage is no error of the call.
+	Check(ctx context.Context, in *ImageServiceCheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageServiceCheckResponse], error)
 	// Checks credentials against a registry.
 	Login(ctx context.Context, in *ImageServiceLoginRequest, opts ...grpc.CallOption) (*ImageServiceLoginResponse, error)
 }
@@ -225,6 +230,25 @@ func (c *imageServiceClient) History(ctx context.Context, in *ImageServiceHistor
 	return out, nil
 }
 
+func (c *imageServiceClient) Check(ctx context.Context, in *ImageServiceCheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageServiceCheckResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[5], ImageService_Check_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImageServiceCheckRequest, ImageServiceCheckResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_CheckClient = grpc.ServerStreamingClient[ImageServiceCheckResponse]
+
 func (c *imageServiceClient) Login(ctx context.Context, in *ImageServiceLoginRequest, opts ...grpc.CallOption) (*ImageServiceLoginResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImageServiceLoginResponse)
@@ -272,6 +296,10 @@ type ImageServiceServer interface {
 	Inspect(context.Context, *ImageServiceInspectRequest) (*ImageServiceInspectResponse, error)
 	// The build history of an image, newest first.
 	History(context.Context, *ImageServiceHistoryRequest) (*ImageServiceHistoryResponse, error)
+	// Looks for damage: hashes blobs again and compares unpacked layers with theirs. With repair it fetches what is bad,
+	// and only that, from where the image came from. Streams progress and findings, last the result. Retry is safe.
+	// Codes: NOT_FOUND (image). Damage is no error of the call.
+	Check(*ImageServiceCheckRequest, grpc.ServerStreamingServer[ImageServiceCheckResponse]) error
 	// Checks credentials against a registry.
 	Login(context.Context, *ImageServiceLoginRequest) (*ImageServiceLoginResponse, error)
 	mustEmbedUnimplementedImageServiceServer()
@@ -316,6 +344,9 @@ func (UnimplementedImageServiceServer) Inspect(context.Context, *ImageServiceIns
 }
 func (UnimplementedImageServiceServer) History(context.Context, *ImageServiceHistoryRequest) (*ImageServiceHistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
+func (UnimplementedImageServiceServer) Check(*ImageServiceCheckRequest, grpc.ServerStreamingServer[ImageServiceCheckResponse]) error {
+	return status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedImageServiceServer) Login(context.Context, *ImageServiceLoginRequest) (*ImageServiceLoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
@@ -496,6 +527,17 @@ func _ImageService_History_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ImageService_Check_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ImageServiceCheckRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImageServiceServer).Check(m, &grpc.GenericServerStream[ImageServiceCheckRequest, ImageServiceCheckResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_CheckServer = grpc.ServerStreamingServer[ImageServiceCheckResponse]
+
 func _ImageService_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ImageServiceLoginRequest)
 	if err := dec(in); err != nil {
@@ -576,6 +618,11 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Save",
 			Handler:       _ImageService_Save_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Check",
+			Handler:       _ImageService_Check_Handler,
 			ServerStreams: true,
 		},
 	},
