@@ -266,12 +266,13 @@ func (s *idSet) snapshot() map[string]bool {
 type recent struct {
 	mu   sync.Mutex
 	ids  map[string]bool
-	ring []string
-	next int
+	ring []string // grows up to size
+	size int
+	next int // the oldest of a full ring
 }
 
 func newRecent(size int) *recent {
-	return &recent{ids: make(map[string]bool, size), ring: make([]string, size)}
+	return &recent{ids: make(map[string]bool), size: size}
 }
 
 func (r *recent) add(id string) {
@@ -280,9 +281,14 @@ func (r *recent) add(id string) {
 	if r.ids[id] {
 		return
 	}
+	r.ids[id] = true
+	if len(r.ring) < r.size {
+		r.ring = append(r.ring, id)
+		return
+	}
 	delete(r.ids, r.ring[r.next])
-	r.ring[r.next], r.ids[id] = id, true
-	r.next = (r.next + 1) % len(r.ring)
+	r.ring[r.next] = id
+	r.next = (r.next + 1) % r.size
 }
 
 func (r *recent) has(id string) bool {

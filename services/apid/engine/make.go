@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"berth/internal/fault"
+	"berth/internal/names"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
@@ -34,25 +35,10 @@ func checkSpec(s *apiv1.ContainerSpec) error {
 	switch {
 	case s == nil || s.Image == "":
 		return fault.InvalidArgument.Errorf("IMAGE_REQUIRED", "no image given")
-	case s.Name != "" && !validName(s.Name):
+	case s.Name != "" && !names.Valid(s.Name):
 		return fault.InvalidArgument.Errorf("BAD_NAME", "container name %q does not match [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", s.Name).With("name", s.Name)
 	}
 	return nil
-}
-
-func validName(s string) bool {
-	if len(s) > 128 {
-		return false
-	}
-	for i, r := range s {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		case i > 0 && (r == '_' || r == '.' || r == '-'):
-		default:
-			return false
-		}
-	}
-	return s != ""
 }
 
 // prepare makes the root file system, after a pull if the image is absent and

@@ -1,12 +1,12 @@
 package container
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"berth/internal/fault"
+	"berth/internal/names"
 )
 
 // Store finds containers by id, prefix of an id, or name.
@@ -22,14 +22,9 @@ func NewStore() *Store {
 	return &Store{byID: make(map[string]*Container), names: make(map[string]string), bases: make(map[uint32]string)}
 }
 
-var (
-	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-	idPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)
-)
-
 // CheckID refuses what is not a full id: it becomes a path.
 func CheckID(id string) error {
-	if !idPattern.MatchString(id) {
+	if !names.ID(id) {
 		return fault.InvalidArgument.Errorf("CONTAINER_ID", "container id %.80q is not 64 hex digits", id)
 	}
 	return nil
@@ -37,7 +32,7 @@ func CheckID(id string) error {
 
 // CheckName refuses what cannot be a name.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) {
+	if !names.Valid(name) {
 		return fault.InvalidArgument.Errorf("CONTAINER_NAME",
 			"container name %.140q: only letters, digits and _.- are allowed, the first a letter or digit, at most 128", name).
 			With("name", name)

@@ -2,13 +2,13 @@ package images
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/internal/names"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -98,11 +98,6 @@ func notFound(text string) error {
 	return fault.NotFound.Errorf("IMAGE_NOT_FOUND", "no such image: %s", text).With("image", text)
 }
 
-var (
-	fullID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{64}$`)
-	partID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{4,63}$`)
-)
-
 // Found is an image and how it was asked for.
 type Found struct {
 	Image
@@ -119,7 +114,7 @@ func (m *Images) Find(text string) (Found, error) {
 }
 
 func (m *Images) find(text string) (Found, error) {
-	if fullID.MatchString(text) {
+	if names.ID(strings.TrimPrefix(text, "sha256:")) {
 		if e := m.images[digest.NewDigestFromEncoded(digest.SHA256, strings.TrimPrefix(text, "sha256:"))]; e != nil {
 			return Found{Image: e.Image}, nil
 		}
@@ -131,7 +126,7 @@ func (m *Images) find(text string) (Found, error) {
 			return Found{Image: m.images[r.Image].Image, Name: Key(named)}, nil
 		}
 	}
-	if partID.MatchString(text) {
+	if names.PartOfID(strings.TrimPrefix(text, "sha256:")) {
 		return m.findPart(text)
 	}
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"berth/internal/names"
 )
 
 // Rules say which images Prune deletes. Never one that a container uses.
@@ -100,8 +102,8 @@ func repositoriesOf(names []string) map[string]bool {
 // Is reports whether text means the image: the beginning of its id, of at least
 // four digits, or what matches one of its names.
 func (i Info) Is(text string, matches func(text, name string) bool) bool {
-	if partID.MatchString(text) || fullID.MatchString(text) {
-		return strings.HasPrefix(i.ID.Encoded(), strings.TrimPrefix(text, "sha256:"))
+	if part := strings.TrimPrefix(text, "sha256:"); names.PartOfID(part) || names.ID(part) {
+		return strings.HasPrefix(i.ID.Encoded(), part)
 	}
 	return slices.ContainsFunc(slices.Concat(i.Tags, i.Digests), func(n string) bool { return matches(text, n) })
 }

@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +27,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
+	"berth/internal/names"
 	"berth/services/imaged/diskuse"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/merge"
@@ -155,10 +155,8 @@ func (m *Manager) complete(r *Rootfs, use images.Use) {
 	}
 }
 
-var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
 func checkID(id string) error {
-	if !containerID.MatchString(id) {
+	if !names.ID(id) {
 		return fault.InvalidArgument.Errorf("BAD_CONTAINER_ID", "%q is not a container id of 64 hex digits", id)
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/internal/names"
 	"berth/services/imaged/diskuse"
 	"berth/services/imaged/trash"
 )
@@ -75,9 +75,6 @@ func Open(dir string, j *journal.Journal, can *trash.Can) (*Volumes, error) {
 	return v, err
 }
 
-// name is the rule for all names of the engine's objects (regression S-42).
-var name = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-
 // Path is where the data of the volume called name is.
 func (v *Volumes) Path(name string) string { return filepath.Join(v.dir, name, "data") }
 
@@ -102,7 +99,7 @@ func (v *Volumes) Create(want Volume) (vol Volume, created bool, err error) {
 	if want.Name == "" {
 		want.Name, want.Anonymous = randomName(), true
 	}
-	if !name.MatchString(want.Name) {
+	if !names.Valid(want.Name) {
 		return Volume{}, false, fault.InvalidArgument.Errorf("BAD_VOLUME_NAME",
 			"volume name %q must begin with a letter or digit and hold only letters, digits, '_', '.' and '-', at most 128", want.Name)
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/internal/names"
 	"berth/libcontainer/netlink"
 	"berth/services/netd/bridge"
 	"berth/services/netd/firewall"
@@ -204,14 +204,12 @@ func (r *Registry) find(ref string) (*Network, error) {
 	return nil, fault.InvalidArgument.Errorf("NETWORK_AMBIGUOUS", "network id %s is ambiguous: %d begin with it", ref, len(found)).With("network", ref)
 }
 
-var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-
 // Create records a network, durably. Missing in rec are ID, Created, and what
 // the caller left open: Gateway (the subnet's first address). Kinds:
 // AlreadyExists for a name taken or a subnet that overlaps another network's;
 // InvalidArgument.
 func (r *Registry) Create(rec Record) (*Network, error) {
-	if !validName.MatchString(rec.Name) {
+	if !names.Valid(rec.Name) {
 		return nil, fault.InvalidArgument.Errorf("BAD_NAME", "network name %q: want letters, digits and _.-, beginning with a letter or digit", rec.Name)
 	}
 	if err := checkSubnet(&rec); err != nil {

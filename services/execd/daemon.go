@@ -1,15 +1,16 @@
-// Command execd is the container daemon: it keeps the records of containers,
+// Package execd is the container daemon: it keeps the records of containers,
 // runs them through the monitor, and tells about them. It runs as root, for it
 // makes namespaces and cgroups, but without the capabilities that no container
 // gets either.
-package main
+package execd
 
 import (
 	"berth/internal/daemon"
 )
 
-func main() {
-	daemon.Main(daemon.Spec{
+// Daemon is what services/daemons starts under this name.
+func Daemon() daemon.Spec {
+	return daemon.Spec{
 		Name: "execd",
 		Lose: []string{
 			"SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "MAC_ADMIN", "MAC_OVERRIDE", "SYSLOG", "SYS_PACCT",
@@ -20,5 +21,5 @@ func main() {
 			{Name: daemon.NetnsSocket, Type: "unixpacket"},
 		},
 		Run: run,
-	})
+	}
 }
