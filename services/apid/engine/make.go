@@ -29,6 +29,9 @@ type container struct {
 	spec *apiv1.ContainerSpec
 	auth *apiv1.RegistryAuth
 	job  *job.Job
+	// announce makes known what stood by for it, before that is taken away; may be
+	// nil.
+	announce func()
 }
 
 func checkSpec(s *apiv1.ContainerSpec) error {

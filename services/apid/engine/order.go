@@ -91,6 +91,9 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 		done := e.standby.trail()
 		e.background(ctx, func(ctx context.Context) {
 			defer done()
+			if c.announce != nil {
+				c.announce()
+			}
 			if e.release(ctx, c.id, true) != nil {
 				e.wakeLater()
 			}

@@ -225,7 +225,7 @@ func (r *run) hasStarted(m *execv1.StartResponse, begin time.Time) error {
 	}
 	r.started = true
 	if r.spare != nil {
-		r.engine.announce(r.client.Context(), r.container)
+		r.container.announce = r.engine.announceLater(r.client.Context(), r.container.id)
 	}
 	j.Note("execd run", "execd", begin)
 	j.End(r.container.id, nil)

@@ -79,13 +79,28 @@ func (e *Engine) takeSpare(s *apiv1.ContainerSpec) *spare {
 	return taken
 }
 
-// announce has netd list and announce the endpoint of a spare that was used.
-func (e *Engine) announce(ctx context.Context, c container) {
-	e.background(ctx, func(ctx context.Context) {
-		if _, err := e.Backends.Endpoints().Use(ctx, &networkv1.UseRequest{ContainerId: c.id}); err != nil {
-			e.Log.Debug("endpoint not announced", "container", c.id, "error", err)
-		}
-	})
+// announceAfter is how long after its start a container's endpoint is announced,
+// if it was a spare's: a command that ends at once needs the processors more.
+const announceAfter = 30 * time.Millisecond
+
+// announceLater has netd list and announce the endpoint of a spare that was used,
+// soon, or when now is called.
+func (e *Engine) announceLater(ctx context.Context, id string) (now func()) {
+	var once sync.Once
+	announce := func(ctx context.Context) {
+		once.Do(func() {
+			if _, err := e.Backends.Endpoints().Use(ctx, &networkv1.UseRequest{ContainerId: id}); err != nil {
+				e.Log.Debug("endpoint not announced", "container", id, "error", err)
+			}
+		})
+	}
+	timer := time.AfterFunc(announceAfter, func() { e.background(ctx, announce) })
+	return func() {
+		timer.Stop()
+		ctx, cancel := lasting(ctx)
+		defer cancel()
+		announce(ctx)
+	}
 }
 
 // standBy makes a spare like c, which has just run, unless there are enough. It
