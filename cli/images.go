@@ -17,7 +17,7 @@ func (a *app) imageNoun() *cobra.Command {
 	rm := a.rmiCommand()
 	rm.Use, rm.Aliases = "rm [OPTIONS] IMAGE [IMAGE...]", []string{"remove"}
 	c.AddCommand(ls, rm, a.imageInspectCommand(), a.imagePruneCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.importCommand(), a.historyCommand(),
-		a.saveCommand(), a.loadCommand(), a.imageCheckCommand(), a.imageCopyCommand())
+		a.saveCommand(), a.loadCommand(), a.imageCheckCommand(), a.imageUndoCommand(), a.imageCopyCommand())
 	return c
 }
 

@@ -1235,6 +1235,192 @@ func (m *ImageServiceTagResponse) Merge(b []byte) error {
 	return d.Err()
 }
 
+type ImageServiceUndoRequest struct {
+	Reference string
+	// Only tell what the name pointed to.
+	DryRun bool
+}
+
+// GetReference is the field, or its zero value where there is none.
+func (m *ImageServiceUndoRequest) GetReference() (v string) {
+	if m != nil {
+		return m.Reference
+	}
+	return v
+}
+
+// GetDryRun is the field, or its zero value where there is none.
+func (m *ImageServiceUndoRequest) GetDryRun() (v bool) {
+	if m != nil {
+		return m.DryRun
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceUndoRequest) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.Reference) > 0 {
+		b = wire.AppendBytes(b, 1, m.Reference)
+	}
+	if m.DryRun {
+		b = wire.AppendBool(b, 2, m.DryRun)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceUndoRequest) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.Reference = d.String()
+		case 2<<3 | wire.Varint:
+			m.DryRun = d.Bool()
+		}
+	}
+	return d.Err()
+}
+
+type ImageServiceUndoResponse struct {
+	// What the name points to now, and what it pointed to; empty if nothing. Not with dry_run.
+	ImageId    string
+	PreviousId string
+	// What else it pointed to, and is here; newest first.
+	Past []*ImageServiceUndoResponse_Past
+}
+
+// GetImageId is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse) GetImageId() (v string) {
+	if m != nil {
+		return m.ImageId
+	}
+	return v
+}
+
+// GetPreviousId is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse) GetPreviousId() (v string) {
+	if m != nil {
+		return m.PreviousId
+	}
+	return v
+}
+
+// GetPast is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse) GetPast() (v []*ImageServiceUndoResponse_Past) {
+	if m != nil {
+		return m.Past
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceUndoResponse) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.ImageId) > 0 {
+		b = wire.AppendBytes(b, 1, m.ImageId)
+	}
+	if len(m.PreviousId) > 0 {
+		b = wire.AppendBytes(b, 2, m.PreviousId)
+	}
+	for _, v := range m.Past {
+		b = wire.AppendMessage(b, 3, v)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceUndoResponse) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.ImageId = d.String()
+		case 2<<3 | wire.Bytes:
+			m.PreviousId = d.String()
+		case 3<<3 | wire.Bytes:
+			v := new(ImageServiceUndoResponse_Past)
+			d.Message(v)
+			m.Past = append(m.Past, v)
+		}
+	}
+	return d.Err()
+}
+
+type ImageServiceUndoResponse_Past struct {
+	ImageId string
+	Since   *wire.Timestamp
+	Until   *wire.Timestamp
+}
+
+// GetImageId is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse_Past) GetImageId() (v string) {
+	if m != nil {
+		return m.ImageId
+	}
+	return v
+}
+
+// GetSince is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse_Past) GetSince() (v *wire.Timestamp) {
+	if m != nil {
+		return m.Since
+	}
+	return v
+}
+
+// GetUntil is the field, or its zero value where there is none.
+func (m *ImageServiceUndoResponse_Past) GetUntil() (v *wire.Timestamp) {
+	if m != nil {
+		return m.Until
+	}
+	return v
+}
+
+// AppendTo implements wire.Message.
+func (m *ImageServiceUndoResponse_Past) AppendTo(b []byte) []byte {
+	if m == nil {
+		return b
+	}
+	if len(m.ImageId) > 0 {
+		b = wire.AppendBytes(b, 1, m.ImageId)
+	}
+	if m.Since != nil {
+		b = wire.AppendMessage(b, 2, m.Since)
+	}
+	if m.Until != nil {
+		b = wire.AppendMessage(b, 3, m.Until)
+	}
+	return b
+}
+
+// Merge implements wire.Message.
+func (m *ImageServiceUndoResponse_Past) Merge(b []byte) error {
+	d := wire.NewDecoder(b)
+	for d.Next() {
+		switch d.Key {
+		case 1<<3 | wire.Bytes:
+			m.ImageId = d.String()
+		case 2<<3 | wire.Bytes:
+			if m.Since == nil {
+				m.Since = new(wire.Timestamp)
+			}
+			d.Message(m.Since)
+		case 3<<3 | wire.Bytes:
+			if m.Until == nil {
+				m.Until = new(wire.Timestamp)
+			}
+			d.Message(m.Until)
+		}
+	}
+	return d.Err()
+}
+
 type ImageServiceRemoveRequest struct {
 	Image string
 	// Remove although stopped containers use it, or although it has several names.
@@ -3066,6 +3252,17 @@ func (c ImageServiceClient) Save(ctx context.Context, in *ImageServiceSaveReques
 func (c ImageServiceClient) Tag(ctx context.Context, in *ImageServiceTagRequest) (*ImageServiceTagResponse, error) {
 	out := new(ImageServiceTagResponse)
 	if err := c.conn.Invoke(ctx, "/berth.api.v1.ImageService/Tag", in, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Gives a name back to the image it pointed to before it was moved or removed, if that is still here. Not to be
+// retried blindly: once more goes one further back. Codes: NOT_FOUND (nothing is remembered that is here),
+// INVALID_ARGUMENT (reference).
+func (c ImageServiceClient) Undo(ctx context.Context, in *ImageServiceUndoRequest) (*ImageServiceUndoResponse, error) {
+	out := new(ImageServiceUndoResponse)
+	if err := c.conn.Invoke(ctx, "/berth.api.v1.ImageService/Undo", in, out); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -65,6 +65,7 @@ var table = map[string]target{
 	"/berth.api.v1.ImageService/Inspect": imaged,
 	"/berth.api.v1.ImageService/History": imaged,
 	"/berth.api.v1.ImageService/Check":   imaged,
+	"/berth.api.v1.ImageService/Undo":    imaged,
 	"/berth.api.v1.ImageService/Login":   imaged,
 
 	"/berth.api.v1.RegistryService/ListTags":         imaged,

@@ -212,6 +212,28 @@ func (s imageService) Tag(_ context.Context, req *apiv1.ImageServiceTagRequest) 
 	return &apiv1.ImageServiceTagResponse{}, nil
 }
 
+func (s imageService) Undo(_ context.Context, req *apiv1.ImageServiceUndoRequest) (*apiv1.ImageServiceUndoResponse, error) {
+	name, err := images.ParseName(req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	resp := &apiv1.ImageServiceUndoResponse{}
+	if !req.DryRun {
+		now, was, err := s.images.Undo(name)
+		if err != nil {
+			return nil, err
+		}
+		resp.ImageId, resp.PreviousId = now.String(), was.String()
+		s.tell("tag", now, name)
+	}
+	for _, p := range s.images.Past(name) {
+		resp.Past = append(resp.Past, &apiv1.ImageServiceUndoResponse_Past{
+			ImageId: p.Image.String(), Since: timestamppb.New(p.Since), Until: timestamppb.New(p.Until),
+		})
+	}
+	return resp, nil
+}
+
 // tell adds an event about an image; name is nil where it has none.
 func (s *server) tell(action string, id digest.Digest, name reference.Named) {
 	attributes := map[string]string{}

@@ -252,3 +252,20 @@ func TestF11ImageCheck(t *testing.T) {
 	}
 	e.Fails(t, 1, []string{"no such image"}, "image", "check", "absent")
 }
+
+// TestImageUndo: a tag that was moved goes back.
+func TestImageUndo(t *testing.T) {
+	e := harness.New(t)
+	img := e.Busybox(t)
+	first := e.Berth(t, "image", "inspect", "-f", "{{.Id}}", img)
+	e.Berth(t, "import", "-c", "LABEL second=yes", harness.BusyboxTar(t), img)
+	second := e.Berth(t, "image", "inspect", "-f", "{{.Id}}", img)
+	want(t, "past", e.Berth(t, "image", "undo", "--list", "--format", "{{.ID}}", img), first[7:19])
+	want(t, "undo", e.Berth(t, "image", "undo", img), img+" is "+first[7:19]+" again")
+	want(t, "after undo", e.Berth(t, "image", "inspect", "-f", "{{.Id}}", img), first)
+	e.Berth(t, "image", "undo", img)
+	want(t, "after another", e.Berth(t, "image", "inspect", "-f", "{{.Id}}", img), second)
+	e.Berth(t, "image", "prune", "-f")
+	e.Fails(t, 1, []string{"no other image", "pull"}, "image", "undo", img)
+	e.Fails(t, 1, nil, "image", "undo", "Bad//Name")
+}

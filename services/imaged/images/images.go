@@ -9,6 +9,7 @@
 //	ref/NAME        what a name points to; NAME is canonical, with tag or digest
 //	blob/DIGEST     a compressed layer or a document
 //	layer/DIFFID    an unpacked layer, by the digest of its uncompressed tar
+//	past/NAME       what a name pointed to before
 //
 // Blobs and layers are counted: one for each image that needs them and one for
 // each [Lease] under which something is being made of them. At zero they are
@@ -304,7 +305,9 @@ func (m *Images) loadRefs() error {
 func (m *Images) dropUnused() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.drop(&journal.Batch{}, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), m.store.Demote)
+	var batch journal.Batch
+	m.dropPast(&batch)
+	return m.drop(&batch, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), m.store.Demote)
 }
 
 // count adds n to the count of everything image i needs. The caller holds mu.

@@ -157,6 +157,54 @@ func TestDamagedImageIsMended(t *testing.T) {
 	}
 }
 
+// TestUndo: a name goes back to what it pointed to, through all it ever did.
+func TestUndo(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	ids := map[digest.Digest]string{"": "none"}
+	for n := range 3 {
+		ids[r.add(image{created: day(n + 1), layers: [][]byte{layerTar("f", fmt.Sprint(n))}, names: []string{"app:1", fmt.Sprintf("keep:%d", n)}})] = fmt.Sprint(n)
+	}
+	app, err := ParseName("app:1")
+	r.check(err)
+	undo := func() string {
+		now, was, err := r.images.Undo(app)
+		r.check(err)
+		found, err := r.images.Find("app:1")
+		r.check(err)
+		if found.ID != now {
+			t.Errorf("app:1 is %s", ids[found.ID])
+		}
+		return ids[was] + ids[now]
+	}
+	got := []string{undo(), undo()}
+	r.restart()
+	got = append(got, undo(), undo())
+	if want := "[21 10 02 21]"; fmt.Sprint(got) != want {
+		t.Errorf("undone %v, want %s", got, want)
+	}
+	_, err = r.images.Remove("app:1", false) // keep:1 is still there
+	r.check(err)
+	if got := undo(); got != "none1" {
+		t.Errorf("undone the removal: %s", got)
+	}
+	for _, name := range []string{"keep:0", "keep:2"} { // no other name: the images go
+		_, err := r.images.Remove(name, true)
+		r.check(err)
+	}
+	if _, _, err := r.images.Undo(app); !errors.Is(err, fault.NotFound) {
+		t.Errorf("undo to images that are gone: %v", err)
+	}
+	if past := r.images.Past(app); len(past) != 0 {
+		t.Errorf("past: %v", past)
+	}
+	_, err = r.images.Prune(Rules{All: true})
+	r.check(err)
+	r.restart()
+	if n := r.images.journal.Len(); n != 0 {
+		t.Errorf("%d records are left", n)
+	}
+}
+
 // TestF45ManyImages: 10,000 images with 100,000 layers, or a fifth of that in a
 // fifth of the time unless BERTH_IMAGES asks for the whole. What is limited is
 // processor time, which other load on the machine does not stretch; the start

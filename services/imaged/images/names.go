@@ -47,6 +47,19 @@ func Names(named reference.Named, image, target digest.Digest) map[string]Ref {
 // undo. The caller holds mu.
 func (m *Images) name(batch *journal.Batch, refs map[string]Ref, undo func()) error {
 	for name, r := range refs {
+		if old, ok := m.refs[name]; ok {
+			if err := m.remember(batch, name, old, r.Image); err != nil {
+				undo()
+				return err
+			}
+		}
+	}
+	return m.point(batch, refs, undo)
+}
+
+// point is name without a memory of what was before.
+func (m *Images) point(batch *journal.Batch, refs map[string]Ref, undo func()) error {
+	for name, r := range refs {
 		if err := put(batch, refPrefix+name, r); err != nil {
 			undo()
 			return err
@@ -237,6 +250,9 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 	var batch journal.Batch
 	for _, n := range names {
 		batch.Delete(refPrefix + n)
+		if err := m.remember(&batch, n, m.refs[n], ""); err != nil {
+			return Removal{}, err
+		}
 	}
 	if err := m.journal.Commit(&batch, true); err != nil {
 		return Removal{}, err

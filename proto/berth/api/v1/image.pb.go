@@ -877,6 +877,121 @@ func (*ImageServiceTagResponse) Descriptor() ([]byte, []int) {
 	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{11}
 }
 
+type ImageServiceUndoRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Reference string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Only tell what the name pointed to.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceUndoRequest) Reset() {
+	*x = ImageServiceUndoRequest{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceUndoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceUndoRequest) ProtoMessage() {}
+
+func (x *ImageServiceUndoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceUndoRequest.ProtoReflect.Descriptor instead.
+func (*ImageServiceUndoRequest) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImageServiceUndoRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ImageServiceUndoRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ImageServiceUndoResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the name points to now, and what it pointed to; empty if nothing. Not with dry_run.
+	ImageId    string `protobuf:"bytes,1,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	PreviousId string `protobuf:"bytes,2,opt,name=previous_id,json=previousId,proto3" json:"previous_id,omitempty"`
+	// What else it pointed to, and is here; newest first.
+	Past          []*ImageServiceUndoResponse_Past `protobuf:"bytes,3,rep,name=past,proto3" json:"past,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceUndoResponse) Reset() {
+	*x = ImageServiceUndoResponse{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceUndoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceUndoResponse) ProtoMessage() {}
+
+func (x *ImageServiceUndoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceUndoResponse.ProtoReflect.Descriptor instead.
+func (*ImageServiceUndoResponse) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImageServiceUndoResponse) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+func (x *ImageServiceUndoResponse) GetPreviousId() string {
+	if x != nil {
+		return x.PreviousId
+	}
+	return ""
+}
+
+func (x *ImageServiceUndoResponse) GetPast() []*ImageServiceUndoResponse_Past {
+	if x != nil {
+		return x.Past
+	}
+	return nil
+}
+
 type ImageServiceRemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Image string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -889,7 +1004,7 @@ type ImageServiceRemoveRequest struct {
 
 func (x *ImageServiceRemoveRequest) Reset() {
 	*x = ImageServiceRemoveRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[12]
+	mi := &file_berth_api_v1_image_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1016,7 @@ func (x *ImageServiceRemoveRequest) String() string {
 func (*ImageServiceRemoveRequest) ProtoMessage() {}
 
 func (x *ImageServiceRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[12]
+	mi := &file_berth_api_v1_image_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1029,7 @@ func (x *ImageServiceRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceRemoveRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{12}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImageServiceRemoveRequest) GetImage() string {
@@ -949,7 +1064,7 @@ type ImageServiceRemoveResponse struct {
 
 func (x *ImageServiceRemoveResponse) Reset() {
 	*x = ImageServiceRemoveResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[13]
+	mi := &file_berth_api_v1_image_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1076,7 @@ func (x *ImageServiceRemoveResponse) String() string {
 func (*ImageServiceRemoveResponse) ProtoMessage() {}
 
 func (x *ImageServiceRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[13]
+	mi := &file_berth_api_v1_image_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1089,7 @@ func (x *ImageServiceRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceRemoveResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{13}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImageServiceRemoveResponse) GetUntagged() []string {
@@ -1019,7 +1134,7 @@ type ImageServicePruneRequest struct {
 
 func (x *ImageServicePruneRequest) Reset() {
 	*x = ImageServicePruneRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[14]
+	mi := &file_berth_api_v1_image_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1146,7 @@ func (x *ImageServicePruneRequest) String() string {
 func (*ImageServicePruneRequest) ProtoMessage() {}
 
 func (x *ImageServicePruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[14]
+	mi := &file_berth_api_v1_image_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1159,7 @@ func (x *ImageServicePruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServicePruneRequest.ProtoReflect.Descriptor instead.
 func (*ImageServicePruneRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{14}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImageServicePruneRequest) GetAll() bool {
@@ -1100,7 +1215,7 @@ type ImageServicePruneResponse struct {
 
 func (x *ImageServicePruneResponse) Reset() {
 	*x = ImageServicePruneResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[15]
+	mi := &file_berth_api_v1_image_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1227,7 @@ func (x *ImageServicePruneResponse) String() string {
 func (*ImageServicePruneResponse) ProtoMessage() {}
 
 func (x *ImageServicePruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[15]
+	mi := &file_berth_api_v1_image_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1240,7 @@ func (x *ImageServicePruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServicePruneResponse.ProtoReflect.Descriptor instead.
 func (*ImageServicePruneResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{15}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImageServicePruneResponse) GetUntagged() []string {
@@ -1165,7 +1280,7 @@ type ImageServiceListRequest struct {
 
 func (x *ImageServiceListRequest) Reset() {
 	*x = ImageServiceListRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[16]
+	mi := &file_berth_api_v1_image_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1292,7 @@ func (x *ImageServiceListRequest) String() string {
 func (*ImageServiceListRequest) ProtoMessage() {}
 
 func (x *ImageServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[16]
+	mi := &file_berth_api_v1_image_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1305,7 @@ func (x *ImageServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceListRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{16}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImageServiceListRequest) GetAll() bool {
@@ -1238,7 +1353,7 @@ type ImageServiceListResponse struct {
 
 func (x *ImageServiceListResponse) Reset() {
 	*x = ImageServiceListResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[17]
+	mi := &file_berth_api_v1_image_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1365,7 @@ func (x *ImageServiceListResponse) String() string {
 func (*ImageServiceListResponse) ProtoMessage() {}
 
 func (x *ImageServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[17]
+	mi := &file_berth_api_v1_image_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1378,7 @@ func (x *ImageServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceListResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{17}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ImageServiceListResponse) GetImages() []*ImageSummary {
@@ -1301,7 +1416,7 @@ type ImageSummary struct {
 
 func (x *ImageSummary) Reset() {
 	*x = ImageSummary{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[18]
+	mi := &file_berth_api_v1_image_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1428,7 @@ func (x *ImageSummary) String() string {
 func (*ImageSummary) ProtoMessage() {}
 
 func (x *ImageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[18]
+	mi := &file_berth_api_v1_image_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1441,7 @@ func (x *ImageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSummary.ProtoReflect.Descriptor instead.
 func (*ImageSummary) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{18}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImageSummary) GetId() string {
@@ -1399,7 +1514,7 @@ type ImageLayer struct {
 
 func (x *ImageLayer) Reset() {
 	*x = ImageLayer{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	mi := &file_berth_api_v1_image_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1526,7 @@ func (x *ImageLayer) String() string {
 func (*ImageLayer) ProtoMessage() {}
 
 func (x *ImageLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[19]
+	mi := &file_berth_api_v1_image_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1539,7 @@ func (x *ImageLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageLayer.ProtoReflect.Descriptor instead.
 func (*ImageLayer) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{19}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImageLayer) GetDiffId() string {
@@ -1457,7 +1572,7 @@ type ImageServiceInspectRequest struct {
 
 func (x *ImageServiceInspectRequest) Reset() {
 	*x = ImageServiceInspectRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[20]
+	mi := &file_berth_api_v1_image_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1584,7 @@ func (x *ImageServiceInspectRequest) String() string {
 func (*ImageServiceInspectRequest) ProtoMessage() {}
 
 func (x *ImageServiceInspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[20]
+	mi := &file_berth_api_v1_image_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1597,7 @@ func (x *ImageServiceInspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceInspectRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceInspectRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{20}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImageServiceInspectRequest) GetImage() string {
@@ -1501,7 +1616,7 @@ type ImageServiceInspectResponse struct {
 
 func (x *ImageServiceInspectResponse) Reset() {
 	*x = ImageServiceInspectResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[21]
+	mi := &file_berth_api_v1_image_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1628,7 @@ func (x *ImageServiceInspectResponse) String() string {
 func (*ImageServiceInspectResponse) ProtoMessage() {}
 
 func (x *ImageServiceInspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[21]
+	mi := &file_berth_api_v1_image_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1641,7 @@ func (x *ImageServiceInspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceInspectResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceInspectResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{21}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageServiceInspectResponse) GetImage() *Image {
@@ -1560,7 +1675,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[22]
+	mi := &file_berth_api_v1_image_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1687,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[22]
+	mi := &file_berth_api_v1_image_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1700,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{22}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Image) GetId() string {
@@ -1705,7 +1820,7 @@ type ImageConfig struct {
 
 func (x *ImageConfig) Reset() {
 	*x = ImageConfig{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[23]
+	mi := &file_berth_api_v1_image_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1832,7 @@ func (x *ImageConfig) String() string {
 func (*ImageConfig) ProtoMessage() {}
 
 func (x *ImageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[23]
+	mi := &file_berth_api_v1_image_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1845,7 @@ func (x *ImageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageConfig.ProtoReflect.Descriptor instead.
 func (*ImageConfig) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{23}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImageConfig) GetEntrypoint() []string {
@@ -1812,7 +1927,7 @@ type ImageServiceHistoryRequest struct {
 
 func (x *ImageServiceHistoryRequest) Reset() {
 	*x = ImageServiceHistoryRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[24]
+	mi := &file_berth_api_v1_image_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1939,7 @@ func (x *ImageServiceHistoryRequest) String() string {
 func (*ImageServiceHistoryRequest) ProtoMessage() {}
 
 func (x *ImageServiceHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[24]
+	mi := &file_berth_api_v1_image_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1952,7 @@ func (x *ImageServiceHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{24}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ImageServiceHistoryRequest) GetImage() string {
@@ -1856,7 +1971,7 @@ type ImageServiceHistoryResponse struct {
 
 func (x *ImageServiceHistoryResponse) Reset() {
 	*x = ImageServiceHistoryResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[25]
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1983,7 @@ func (x *ImageServiceHistoryResponse) String() string {
 func (*ImageServiceHistoryResponse) ProtoMessage() {}
 
 func (x *ImageServiceHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[25]
+	mi := &file_berth_api_v1_image_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +1996,7 @@ func (x *ImageServiceHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{25}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImageServiceHistoryResponse) GetEntries() []*HistoryEntry {
@@ -1904,7 +2019,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[26]
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2031,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[26]
+	mi := &file_berth_api_v1_image_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2044,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{26}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HistoryEntry) GetCreatedAt() *timestamppb.Timestamp {
@@ -1980,7 +2095,7 @@ type ImageServiceCheckRequest struct {
 
 func (x *ImageServiceCheckRequest) Reset() {
 	*x = ImageServiceCheckRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2107,7 @@ func (x *ImageServiceCheckRequest) String() string {
 func (*ImageServiceCheckRequest) ProtoMessage() {}
 
 func (x *ImageServiceCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[27]
+	mi := &file_berth_api_v1_image_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2120,7 @@ func (x *ImageServiceCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceCheckRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceCheckRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{27}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImageServiceCheckRequest) GetImages() []string {
@@ -2043,7 +2158,7 @@ type ImageServiceCheckResponse struct {
 
 func (x *ImageServiceCheckResponse) Reset() {
 	*x = ImageServiceCheckResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2170,7 @@ func (x *ImageServiceCheckResponse) String() string {
 func (*ImageServiceCheckResponse) ProtoMessage() {}
 
 func (x *ImageServiceCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[28]
+	mi := &file_berth_api_v1_image_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2183,7 @@ func (x *ImageServiceCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceCheckResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceCheckResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImageServiceCheckResponse) GetMessage() isImageServiceCheckResponse_Message {
@@ -2136,7 +2251,7 @@ type ImageServiceLoginRequest struct {
 
 func (x *ImageServiceLoginRequest) Reset() {
 	*x = ImageServiceLoginRequest{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2263,7 @@ func (x *ImageServiceLoginRequest) String() string {
 func (*ImageServiceLoginRequest) ProtoMessage() {}
 
 func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[29]
+	mi := &file_berth_api_v1_image_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2276,7 @@ func (x *ImageServiceLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginRequest.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginRequest) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{29}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImageServiceLoginRequest) GetAuth() *RegistryAuth {
@@ -2181,7 +2296,7 @@ type ImageServiceLoginResponse struct {
 
 func (x *ImageServiceLoginResponse) Reset() {
 	*x = ImageServiceLoginResponse{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2308,7 @@ func (x *ImageServiceLoginResponse) String() string {
 func (*ImageServiceLoginResponse) ProtoMessage() {}
 
 func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[30]
+	mi := &file_berth_api_v1_image_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2321,7 @@ func (x *ImageServiceLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceLoginResponse.ProtoReflect.Descriptor instead.
 func (*ImageServiceLoginResponse) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{30}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ImageServiceLoginResponse) GetIdentityToken() string {
@@ -2235,7 +2350,7 @@ type ImageServicePullResponse_Result struct {
 
 func (x *ImageServicePullResponse_Result) Reset() {
 	*x = ImageServicePullResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2362,7 @@ func (x *ImageServicePullResponse_Result) String() string {
 func (*ImageServicePullResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePullResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[31]
+	mi := &file_berth_api_v1_image_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2434,7 @@ type ImageServicePushResponse_Result struct {
 
 func (x *ImageServicePushResponse_Result) Reset() {
 	*x = ImageServicePushResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2446,7 @@ func (x *ImageServicePushResponse_Result) String() string {
 func (*ImageServicePushResponse_Result) ProtoMessage() {}
 
 func (x *ImageServicePushResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[32]
+	mi := &file_berth_api_v1_image_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2511,7 @@ type ImageServiceImportRequest_Header struct {
 
 func (x *ImageServiceImportRequest_Header) Reset() {
 	*x = ImageServiceImportRequest_Header{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2523,7 @@ func (x *ImageServiceImportRequest_Header) String() string {
 func (*ImageServiceImportRequest_Header) ProtoMessage() {}
 
 func (x *ImageServiceImportRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[33]
+	mi := &file_berth_api_v1_image_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2577,7 @@ type ImageServiceImportResponse_Result struct {
 
 func (x *ImageServiceImportResponse_Result) Reset() {
 	*x = ImageServiceImportResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[34]
+	mi := &file_berth_api_v1_image_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2589,7 @@ func (x *ImageServiceImportResponse_Result) String() string {
 func (*ImageServiceImportResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceImportResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[34]
+	mi := &file_berth_api_v1_image_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2629,7 @@ type ImageServiceLoadRequest_Options struct {
 
 func (x *ImageServiceLoadRequest_Options) Reset() {
 	*x = ImageServiceLoadRequest_Options{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[35]
+	mi := &file_berth_api_v1_image_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2641,7 @@ func (x *ImageServiceLoadRequest_Options) String() string {
 func (*ImageServiceLoadRequest_Options) ProtoMessage() {}
 
 func (x *ImageServiceLoadRequest_Options) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[35]
+	mi := &file_berth_api_v1_image_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2676,7 @@ type ImageServiceLoadResponse_Result struct {
 
 func (x *ImageServiceLoadResponse_Result) Reset() {
 	*x = ImageServiceLoadResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[36]
+	mi := &file_berth_api_v1_image_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2688,7 @@ func (x *ImageServiceLoadResponse_Result) String() string {
 func (*ImageServiceLoadResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceLoadResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[36]
+	mi := &file_berth_api_v1_image_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,6 +2718,66 @@ func (x *ImageServiceLoadResponse_Result) GetImageIds() []string {
 	return nil
 }
 
+type ImageServiceUndoResponse_Past struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ImageId       string                 `protobuf:"bytes,1,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageServiceUndoResponse_Past) Reset() {
+	*x = ImageServiceUndoResponse_Past{}
+	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageServiceUndoResponse_Past) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageServiceUndoResponse_Past) ProtoMessage() {}
+
+func (x *ImageServiceUndoResponse_Past) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageServiceUndoResponse_Past.ProtoReflect.Descriptor instead.
+func (*ImageServiceUndoResponse_Past) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{13, 0}
+}
+
+func (x *ImageServiceUndoResponse_Past) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+func (x *ImageServiceUndoResponse_Past) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ImageServiceUndoResponse_Past) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // One damaged part.
 type ImageServiceCheckResponse_Finding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2622,7 +2797,7 @@ type ImageServiceCheckResponse_Finding struct {
 
 func (x *ImageServiceCheckResponse_Finding) Reset() {
 	*x = ImageServiceCheckResponse_Finding{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	mi := &file_berth_api_v1_image_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2809,7 @@ func (x *ImageServiceCheckResponse_Finding) String() string {
 func (*ImageServiceCheckResponse_Finding) ProtoMessage() {}
 
 func (x *ImageServiceCheckResponse_Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[39]
+	mi := &file_berth_api_v1_image_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2822,7 @@ func (x *ImageServiceCheckResponse_Finding) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use ImageServiceCheckResponse_Finding.ProtoReflect.Descriptor instead.
 func (*ImageServiceCheckResponse_Finding) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28, 0}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{30, 0}
 }
 
 func (x *ImageServiceCheckResponse_Finding) GetImageId() string {
@@ -2706,7 +2881,7 @@ type ImageServiceCheckResponse_Result struct {
 
 func (x *ImageServiceCheckResponse_Result) Reset() {
 	*x = ImageServiceCheckResponse_Result{}
-	mi := &file_berth_api_v1_image_proto_msgTypes[40]
+	mi := &file_berth_api_v1_image_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2893,7 @@ func (x *ImageServiceCheckResponse_Result) String() string {
 func (*ImageServiceCheckResponse_Result) ProtoMessage() {}
 
 func (x *ImageServiceCheckResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_image_proto_msgTypes[40]
+	mi := &file_berth_api_v1_image_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2906,7 @@ func (x *ImageServiceCheckResponse_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageServiceCheckResponse_Result.ProtoReflect.Descriptor instead.
 func (*ImageServiceCheckResponse_Result) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{28, 1}
+	return file_berth_api_v1_image_proto_rawDescGZIP(), []int{30, 1}
 }
 
 func (x *ImageServiceCheckResponse_Result) GetImages() int32 {
@@ -2861,7 +3036,19 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x16ImageServiceTagRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treference\"\x19\n" +
-	"\x17ImageServiceTagResponse\"b\n" +
+	"\x17ImageServiceTagResponse\"P\n" +
+	"\x17ImageServiceUndoRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x9f\x02\n" +
+	"\x18ImageServiceUndoResponse\x12\x19\n" +
+	"\bimage_id\x18\x01 \x01(\tR\aimageId\x12\x1f\n" +
+	"\vprevious_id\x18\x02 \x01(\tR\n" +
+	"previousId\x12?\n" +
+	"\x04past\x18\x03 \x03(\v2+.berth.api.v1.ImageServiceUndoResponse.PastR\x04past\x1a\x85\x01\n" +
+	"\x04Past\x12\x19\n" +
+	"\bimage_id\x18\x01 \x01(\tR\aimageId\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"b\n" +
 	"\x19ImageServiceRemoveRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12\x19\n" +
@@ -2996,14 +3183,16 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x18ImageServiceLoginRequest\x12.\n" +
 	"\x04auth\x18\x01 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\"B\n" +
 	"\x19ImageServiceLoginResponse\x12%\n" +
-	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken2\xad\t\n" +
+	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken2\x84\n" +
+	"\n" +
 	"\fImageService\x12W\n" +
 	"\x04Pull\x12%.berth.api.v1.ImageServicePullRequest\x1a&.berth.api.v1.ImageServicePullResponse0\x01\x12W\n" +
 	"\x04Push\x12%.berth.api.v1.ImageServicePushRequest\x1a&.berth.api.v1.ImageServicePushResponse0\x01\x12_\n" +
 	"\x06Import\x12'.berth.api.v1.ImageServiceImportRequest\x1a(.berth.api.v1.ImageServiceImportResponse(\x010\x01\x12Y\n" +
 	"\x04Load\x12%.berth.api.v1.ImageServiceLoadRequest\x1a&.berth.api.v1.ImageServiceLoadResponse(\x010\x01\x12W\n" +
 	"\x04Save\x12%.berth.api.v1.ImageServiceSaveRequest\x1a&.berth.api.v1.ImageServiceSaveResponse0\x01\x12R\n" +
-	"\x03Tag\x12$.berth.api.v1.ImageServiceTagRequest\x1a%.berth.api.v1.ImageServiceTagResponse\x12[\n" +
+	"\x03Tag\x12$.berth.api.v1.ImageServiceTagRequest\x1a%.berth.api.v1.ImageServiceTagResponse\x12U\n" +
+	"\x04Undo\x12%.berth.api.v1.ImageServiceUndoRequest\x1a&.berth.api.v1.ImageServiceUndoResponse\x12[\n" +
 	"\x06Remove\x12'.berth.api.v1.ImageServiceRemoveRequest\x1a(.berth.api.v1.ImageServiceRemoveResponse\x12X\n" +
 	"\x05Prune\x12&.berth.api.v1.ImageServicePruneRequest\x1a'.berth.api.v1.ImageServicePruneResponse\x12U\n" +
 	"\x04List\x12%.berth.api.v1.ImageServiceListRequest\x1a&.berth.api.v1.ImageServiceListResponse\x12^\n" +
@@ -3024,7 +3213,7 @@ func file_berth_api_v1_image_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_image_proto_rawDescData
 }
 
-var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_berth_api_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServicePullRequest)(nil),           // 0: berth.api.v1.ImageServicePullRequest
 	(*ImageServicePullResponse)(nil),          // 1: berth.api.v1.ImageServicePullResponse
@@ -3038,98 +3227,106 @@ var file_berth_api_v1_image_proto_goTypes = []any{
 	(*ImageServiceSaveResponse)(nil),          // 9: berth.api.v1.ImageServiceSaveResponse
 	(*ImageServiceTagRequest)(nil),            // 10: berth.api.v1.ImageServiceTagRequest
 	(*ImageServiceTagResponse)(nil),           // 11: berth.api.v1.ImageServiceTagResponse
-	(*ImageServiceRemoveRequest)(nil),         // 12: berth.api.v1.ImageServiceRemoveRequest
-	(*ImageServiceRemoveResponse)(nil),        // 13: berth.api.v1.ImageServiceRemoveResponse
-	(*ImageServicePruneRequest)(nil),          // 14: berth.api.v1.ImageServicePruneRequest
-	(*ImageServicePruneResponse)(nil),         // 15: berth.api.v1.ImageServicePruneResponse
-	(*ImageServiceListRequest)(nil),           // 16: berth.api.v1.ImageServiceListRequest
-	(*ImageServiceListResponse)(nil),          // 17: berth.api.v1.ImageServiceListResponse
-	(*ImageSummary)(nil),                      // 18: berth.api.v1.ImageSummary
-	(*ImageLayer)(nil),                        // 19: berth.api.v1.ImageLayer
-	(*ImageServiceInspectRequest)(nil),        // 20: berth.api.v1.ImageServiceInspectRequest
-	(*ImageServiceInspectResponse)(nil),       // 21: berth.api.v1.ImageServiceInspectResponse
-	(*Image)(nil),                             // 22: berth.api.v1.Image
-	(*ImageConfig)(nil),                       // 23: berth.api.v1.ImageConfig
-	(*ImageServiceHistoryRequest)(nil),        // 24: berth.api.v1.ImageServiceHistoryRequest
-	(*ImageServiceHistoryResponse)(nil),       // 25: berth.api.v1.ImageServiceHistoryResponse
-	(*HistoryEntry)(nil),                      // 26: berth.api.v1.HistoryEntry
-	(*ImageServiceCheckRequest)(nil),          // 27: berth.api.v1.ImageServiceCheckRequest
-	(*ImageServiceCheckResponse)(nil),         // 28: berth.api.v1.ImageServiceCheckResponse
-	(*ImageServiceLoginRequest)(nil),          // 29: berth.api.v1.ImageServiceLoginRequest
-	(*ImageServiceLoginResponse)(nil),         // 30: berth.api.v1.ImageServiceLoginResponse
-	(*ImageServicePullResponse_Result)(nil),   // 31: berth.api.v1.ImageServicePullResponse.Result
-	(*ImageServicePushResponse_Result)(nil),   // 32: berth.api.v1.ImageServicePushResponse.Result
-	(*ImageServiceImportRequest_Header)(nil),  // 33: berth.api.v1.ImageServiceImportRequest.Header
-	(*ImageServiceImportResponse_Result)(nil), // 34: berth.api.v1.ImageServiceImportResponse.Result
-	(*ImageServiceLoadRequest_Options)(nil),   // 35: berth.api.v1.ImageServiceLoadRequest.Options
-	(*ImageServiceLoadResponse_Result)(nil),   // 36: berth.api.v1.ImageServiceLoadResponse.Result
-	nil,                                       // 37: berth.api.v1.ImageSummary.LabelsEntry
-	nil,                                       // 38: berth.api.v1.ImageConfig.LabelsEntry
-	(*ImageServiceCheckResponse_Finding)(nil), // 39: berth.api.v1.ImageServiceCheckResponse.Finding
-	(*ImageServiceCheckResponse_Result)(nil),  // 40: berth.api.v1.ImageServiceCheckResponse.Result
-	(*RegistryAuth)(nil),                      // 41: berth.api.v1.RegistryAuth
-	(*JobProgress)(nil),                       // 42: berth.api.v1.JobProgress
-	(*timestamppb.Timestamp)(nil),             // 43: google.protobuf.Timestamp
+	(*ImageServiceUndoRequest)(nil),           // 12: berth.api.v1.ImageServiceUndoRequest
+	(*ImageServiceUndoResponse)(nil),          // 13: berth.api.v1.ImageServiceUndoResponse
+	(*ImageServiceRemoveRequest)(nil),         // 14: berth.api.v1.ImageServiceRemoveRequest
+	(*ImageServiceRemoveResponse)(nil),        // 15: berth.api.v1.ImageServiceRemoveResponse
+	(*ImageServicePruneRequest)(nil),          // 16: berth.api.v1.ImageServicePruneRequest
+	(*ImageServicePruneResponse)(nil),         // 17: berth.api.v1.ImageServicePruneResponse
+	(*ImageServiceListRequest)(nil),           // 18: berth.api.v1.ImageServiceListRequest
+	(*ImageServiceListResponse)(nil),          // 19: berth.api.v1.ImageServiceListResponse
+	(*ImageSummary)(nil),                      // 20: berth.api.v1.ImageSummary
+	(*ImageLayer)(nil),                        // 21: berth.api.v1.ImageLayer
+	(*ImageServiceInspectRequest)(nil),        // 22: berth.api.v1.ImageServiceInspectRequest
+	(*ImageServiceInspectResponse)(nil),       // 23: berth.api.v1.ImageServiceInspectResponse
+	(*Image)(nil),                             // 24: berth.api.v1.Image
+	(*ImageConfig)(nil),                       // 25: berth.api.v1.ImageConfig
+	(*ImageServiceHistoryRequest)(nil),        // 26: berth.api.v1.ImageServiceHistoryRequest
+	(*ImageServiceHistoryResponse)(nil),       // 27: berth.api.v1.ImageServiceHistoryResponse
+	(*HistoryEntry)(nil),                      // 28: berth.api.v1.HistoryEntry
+	(*ImageServiceCheckRequest)(nil),          // 29: berth.api.v1.ImageServiceCheckRequest
+	(*ImageServiceCheckResponse)(nil),         // 30: berth.api.v1.ImageServiceCheckResponse
+	(*ImageServiceLoginRequest)(nil),          // 31: berth.api.v1.ImageServiceLoginRequest
+	(*ImageServiceLoginResponse)(nil),         // 32: berth.api.v1.ImageServiceLoginResponse
+	(*ImageServicePullResponse_Result)(nil),   // 33: berth.api.v1.ImageServicePullResponse.Result
+	(*ImageServicePushResponse_Result)(nil),   // 34: berth.api.v1.ImageServicePushResponse.Result
+	(*ImageServiceImportRequest_Header)(nil),  // 35: berth.api.v1.ImageServiceImportRequest.Header
+	(*ImageServiceImportResponse_Result)(nil), // 36: berth.api.v1.ImageServiceImportResponse.Result
+	(*ImageServiceLoadRequest_Options)(nil),   // 37: berth.api.v1.ImageServiceLoadRequest.Options
+	(*ImageServiceLoadResponse_Result)(nil),   // 38: berth.api.v1.ImageServiceLoadResponse.Result
+	(*ImageServiceUndoResponse_Past)(nil),     // 39: berth.api.v1.ImageServiceUndoResponse.Past
+	nil,                                       // 40: berth.api.v1.ImageSummary.LabelsEntry
+	nil,                                       // 41: berth.api.v1.ImageConfig.LabelsEntry
+	(*ImageServiceCheckResponse_Finding)(nil), // 42: berth.api.v1.ImageServiceCheckResponse.Finding
+	(*ImageServiceCheckResponse_Result)(nil),  // 43: berth.api.v1.ImageServiceCheckResponse.Result
+	(*RegistryAuth)(nil),                      // 44: berth.api.v1.RegistryAuth
+	(*JobProgress)(nil),                       // 45: berth.api.v1.JobProgress
+	(*timestamppb.Timestamp)(nil),             // 46: google.protobuf.Timestamp
 }
 var file_berth_api_v1_image_proto_depIdxs = []int32{
-	41, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	42, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
-	31, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
-	41, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	42, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
-	32, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
-	33, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
-	42, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
-	34, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
-	35, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
-	42, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
-	36, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
-	18, // 12: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
-	43, // 13: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
-	37, // 14: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
-	19, // 15: berth.api.v1.ImageSummary.layers:type_name -> berth.api.v1.ImageLayer
-	22, // 16: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
-	43, // 17: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	23, // 18: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
-	38, // 19: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
-	26, // 20: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
-	43, // 21: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
-	41, // 22: berth.api.v1.ImageServiceCheckRequest.auths:type_name -> berth.api.v1.RegistryAuth
-	42, // 23: berth.api.v1.ImageServiceCheckResponse.progress:type_name -> berth.api.v1.JobProgress
-	39, // 24: berth.api.v1.ImageServiceCheckResponse.finding:type_name -> berth.api.v1.ImageServiceCheckResponse.Finding
-	40, // 25: berth.api.v1.ImageServiceCheckResponse.result:type_name -> berth.api.v1.ImageServiceCheckResponse.Result
-	41, // 26: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	0,  // 27: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
-	2,  // 28: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
-	4,  // 29: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
-	6,  // 30: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
-	8,  // 31: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
-	10, // 32: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
-	12, // 33: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
-	14, // 34: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
-	16, // 35: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
-	20, // 36: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
-	24, // 37: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
-	27, // 38: berth.api.v1.ImageService.Check:input_type -> berth.api.v1.ImageServiceCheckRequest
-	29, // 39: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
-	1,  // 40: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
-	3,  // 41: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
-	5,  // 42: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
-	7,  // 43: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
-	9,  // 44: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
-	11, // 45: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
-	13, // 46: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
-	15, // 47: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
-	17, // 48: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
-	21, // 49: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
-	25, // 50: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
-	28, // 51: berth.api.v1.ImageService.Check:output_type -> berth.api.v1.ImageServiceCheckResponse
-	30, // 52: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
-	40, // [40:53] is the sub-list for method output_type
-	27, // [27:40] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	44, // 0: berth.api.v1.ImageServicePullRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	45, // 1: berth.api.v1.ImageServicePullResponse.progress:type_name -> berth.api.v1.JobProgress
+	33, // 2: berth.api.v1.ImageServicePullResponse.result:type_name -> berth.api.v1.ImageServicePullResponse.Result
+	44, // 3: berth.api.v1.ImageServicePushRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	45, // 4: berth.api.v1.ImageServicePushResponse.progress:type_name -> berth.api.v1.JobProgress
+	34, // 5: berth.api.v1.ImageServicePushResponse.result:type_name -> berth.api.v1.ImageServicePushResponse.Result
+	35, // 6: berth.api.v1.ImageServiceImportRequest.header:type_name -> berth.api.v1.ImageServiceImportRequest.Header
+	45, // 7: berth.api.v1.ImageServiceImportResponse.progress:type_name -> berth.api.v1.JobProgress
+	36, // 8: berth.api.v1.ImageServiceImportResponse.result:type_name -> berth.api.v1.ImageServiceImportResponse.Result
+	37, // 9: berth.api.v1.ImageServiceLoadRequest.options:type_name -> berth.api.v1.ImageServiceLoadRequest.Options
+	45, // 10: berth.api.v1.ImageServiceLoadResponse.progress:type_name -> berth.api.v1.JobProgress
+	38, // 11: berth.api.v1.ImageServiceLoadResponse.result:type_name -> berth.api.v1.ImageServiceLoadResponse.Result
+	39, // 12: berth.api.v1.ImageServiceUndoResponse.past:type_name -> berth.api.v1.ImageServiceUndoResponse.Past
+	20, // 13: berth.api.v1.ImageServiceListResponse.images:type_name -> berth.api.v1.ImageSummary
+	46, // 14: berth.api.v1.ImageSummary.created_at:type_name -> google.protobuf.Timestamp
+	40, // 15: berth.api.v1.ImageSummary.labels:type_name -> berth.api.v1.ImageSummary.LabelsEntry
+	21, // 16: berth.api.v1.ImageSummary.layers:type_name -> berth.api.v1.ImageLayer
+	24, // 17: berth.api.v1.ImageServiceInspectResponse.image:type_name -> berth.api.v1.Image
+	46, // 18: berth.api.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	25, // 19: berth.api.v1.Image.config:type_name -> berth.api.v1.ImageConfig
+	41, // 20: berth.api.v1.ImageConfig.labels:type_name -> berth.api.v1.ImageConfig.LabelsEntry
+	28, // 21: berth.api.v1.ImageServiceHistoryResponse.entries:type_name -> berth.api.v1.HistoryEntry
+	46, // 22: berth.api.v1.HistoryEntry.created_at:type_name -> google.protobuf.Timestamp
+	44, // 23: berth.api.v1.ImageServiceCheckRequest.auths:type_name -> berth.api.v1.RegistryAuth
+	45, // 24: berth.api.v1.ImageServiceCheckResponse.progress:type_name -> berth.api.v1.JobProgress
+	42, // 25: berth.api.v1.ImageServiceCheckResponse.finding:type_name -> berth.api.v1.ImageServiceCheckResponse.Finding
+	43, // 26: berth.api.v1.ImageServiceCheckResponse.result:type_name -> berth.api.v1.ImageServiceCheckResponse.Result
+	44, // 27: berth.api.v1.ImageServiceLoginRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	46, // 28: berth.api.v1.ImageServiceUndoResponse.Past.since:type_name -> google.protobuf.Timestamp
+	46, // 29: berth.api.v1.ImageServiceUndoResponse.Past.until:type_name -> google.protobuf.Timestamp
+	0,  // 30: berth.api.v1.ImageService.Pull:input_type -> berth.api.v1.ImageServicePullRequest
+	2,  // 31: berth.api.v1.ImageService.Push:input_type -> berth.api.v1.ImageServicePushRequest
+	4,  // 32: berth.api.v1.ImageService.Import:input_type -> berth.api.v1.ImageServiceImportRequest
+	6,  // 33: berth.api.v1.ImageService.Load:input_type -> berth.api.v1.ImageServiceLoadRequest
+	8,  // 34: berth.api.v1.ImageService.Save:input_type -> berth.api.v1.ImageServiceSaveRequest
+	10, // 35: berth.api.v1.ImageService.Tag:input_type -> berth.api.v1.ImageServiceTagRequest
+	12, // 36: berth.api.v1.ImageService.Undo:input_type -> berth.api.v1.ImageServiceUndoRequest
+	14, // 37: berth.api.v1.ImageService.Remove:input_type -> berth.api.v1.ImageServiceRemoveRequest
+	16, // 38: berth.api.v1.ImageService.Prune:input_type -> berth.api.v1.ImageServicePruneRequest
+	18, // 39: berth.api.v1.ImageService.List:input_type -> berth.api.v1.ImageServiceListRequest
+	22, // 40: berth.api.v1.ImageService.Inspect:input_type -> berth.api.v1.ImageServiceInspectRequest
+	26, // 41: berth.api.v1.ImageService.History:input_type -> berth.api.v1.ImageServiceHistoryRequest
+	29, // 42: berth.api.v1.ImageService.Check:input_type -> berth.api.v1.ImageServiceCheckRequest
+	31, // 43: berth.api.v1.ImageService.Login:input_type -> berth.api.v1.ImageServiceLoginRequest
+	1,  // 44: berth.api.v1.ImageService.Pull:output_type -> berth.api.v1.ImageServicePullResponse
+	3,  // 45: berth.api.v1.ImageService.Push:output_type -> berth.api.v1.ImageServicePushResponse
+	5,  // 46: berth.api.v1.ImageService.Import:output_type -> berth.api.v1.ImageServiceImportResponse
+	7,  // 47: berth.api.v1.ImageService.Load:output_type -> berth.api.v1.ImageServiceLoadResponse
+	9,  // 48: berth.api.v1.ImageService.Save:output_type -> berth.api.v1.ImageServiceSaveResponse
+	11, // 49: berth.api.v1.ImageService.Tag:output_type -> berth.api.v1.ImageServiceTagResponse
+	13, // 50: berth.api.v1.ImageService.Undo:output_type -> berth.api.v1.ImageServiceUndoResponse
+	15, // 51: berth.api.v1.ImageService.Remove:output_type -> berth.api.v1.ImageServiceRemoveResponse
+	17, // 52: berth.api.v1.ImageService.Prune:output_type -> berth.api.v1.ImageServicePruneResponse
+	19, // 53: berth.api.v1.ImageService.List:output_type -> berth.api.v1.ImageServiceListResponse
+	23, // 54: berth.api.v1.ImageService.Inspect:output_type -> berth.api.v1.ImageServiceInspectResponse
+	27, // 55: berth.api.v1.ImageService.History:output_type -> berth.api.v1.ImageServiceHistoryResponse
+	30, // 56: berth.api.v1.ImageService.Check:output_type -> berth.api.v1.ImageServiceCheckResponse
+	32, // 57: berth.api.v1.ImageService.Login:output_type -> berth.api.v1.ImageServiceLoginResponse
+	44, // [44:58] is the sub-list for method output_type
+	30, // [30:44] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_image_proto_init() }
@@ -3163,7 +3360,7 @@ func file_berth_api_v1_image_proto_init() {
 		(*ImageServiceLoadResponse_Progress)(nil),
 		(*ImageServiceLoadResponse_Result_)(nil),
 	}
-	file_berth_api_v1_image_proto_msgTypes[28].OneofWrappers = []any{
+	file_berth_api_v1_image_proto_msgTypes[30].OneofWrappers = []any{
 		(*ImageServiceCheckResponse_Progress)(nil),
 		(*ImageServiceCheckResponse_Finding_)(nil),
 		(*ImageServiceCheckResponse_Result_)(nil),
@@ -3174,7 +3371,7 @@ func file_berth_api_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_image_proto_rawDesc), len(file_berth_api_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	ImageService_Load_FullMethodName    = "/berth.api.v1.ImageService/Load"
 	ImageService_Save_FullMethodName    = "/berth.api.v1.ImageService/Save"
 	ImageService_Tag_FullMethodName     = "/berth.api.v1.ImageService/Tag"
+	ImageService_Undo_FullMethodName    = "/berth.api.v1.ImageService/Undo"
 	ImageService_Remove_FullMethodName  = "/berth.api.v1.ImageService/Remove"
 	ImageService_Prune_FullMethodName   = "/berth.api.v1.ImageService/Prune"
 	ImageService_List_FullMethodName    = "/berth.api.v1.ImageService/List"
@@ -61,6 +62,10 @@ type ImageServiceClient interface {
 	Save(ctx context.Context, in *ImageServiceSaveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageServiceSaveResponse], error)
 	// Gives an image a further name.
 	Tag(ctx context.Context, in *ImageServiceTagRequest, opts ...grpc.CallOption) (*ImageServiceTagResponse, error)
+	// Gives a name back to the image it pointed to before it was moved or removed, if that is still here. Not to be
+	// retried blindly: once more goes one further back. Codes: NOT_FOUND (nothing is remembered that is here),
+	// INVALID_ARGUMENT (reference).
+	Undo(ctx context.Context, in *ImageServiceUndoRequest, opts ...grpc.CallOption) (*ImageServiceUndoResponse, error)
 	// Removes names, and images without names that nothing uses. FAILED_PRECONDITION while containers use it.
 	Remove(ctx context.Context, in *ImageServiceRemoveRequest, opts ...grpc.CallOption) (*ImageServiceRemoveResponse, error)
 	// Removes unused images.
@@ -180,6 +185,16 @@ func (c *imageServiceClient) Tag(ctx context.Context, in *ImageServiceTagRequest
 	return out, nil
 }
 
+func (c *imageServiceClient) Undo(ctx context.Context, in *ImageServiceUndoRequest, opts ...grpc.CallOption) (*ImageServiceUndoResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageServiceUndoResponse)
+	err := c.cc.Invoke(ctx, ImageService_Undo_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *imageServiceClient) Remove(ctx context.Context, in *ImageServiceRemoveRequest, opts ...grpc.CallOption) (*ImageServiceRemoveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImageServiceRemoveResponse)
@@ -286,6 +301,10 @@ type ImageServiceServer interface {
 	Save(*ImageServiceSaveRequest, grpc.ServerStreamingServer[ImageServiceSaveResponse]) error
 	// Gives an image a further name.
 	Tag(context.Context, *ImageServiceTagRequest) (*ImageServiceTagResponse, error)
+	// Gives a name back to the image it pointed to before it was moved or removed, if that is still here. Not to be
+	// retried blindly: once more goes one further back. Codes: NOT_FOUND (nothing is remembered that is here),
+	// INVALID_ARGUMENT (reference).
+	Undo(context.Context, *ImageServiceUndoRequest) (*ImageServiceUndoResponse, error)
 	// Removes names, and images without names that nothing uses. FAILED_PRECONDITION while containers use it.
 	Remove(context.Context, *ImageServiceRemoveRequest) (*ImageServiceRemoveResponse, error)
 	// Removes unused images.
@@ -329,6 +348,9 @@ func (UnimplementedImageServiceServer) Save(*ImageServiceSaveRequest, grpc.Serve
 }
 func (UnimplementedImageServiceServer) Tag(context.Context, *ImageServiceTagRequest) (*ImageServiceTagResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tag not implemented")
+}
+func (UnimplementedImageServiceServer) Undo(context.Context, *ImageServiceUndoRequest) (*ImageServiceUndoResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undo not implemented")
 }
 func (UnimplementedImageServiceServer) Remove(context.Context, *ImageServiceRemoveRequest) (*ImageServiceRemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -433,6 +455,24 @@ func _ImageService_Tag_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ImageServiceServer).Tag(ctx, req.(*ImageServiceTagRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ImageService_Undo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageServiceUndoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageServiceServer).Undo(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageService_Undo_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageServiceServer).Undo(ctx, req.(*ImageServiceUndoRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -566,6 +606,10 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Tag",
 			Handler:    _ImageService_Tag_Handler,
+		},
+		{
+			MethodName: "Undo",
+			Handler:    _ImageService_Undo_Handler,
 		},
 		{
 			MethodName: "Remove",
