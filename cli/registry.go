@@ -159,11 +159,13 @@ func (a *app) imageCopyCommand() *cobra.Command {
 				return err
 			}
 			defer e.Close()
-			stream, err := e.registries.Copy(cmd.Context(), req)
+			ctx, leave := leavable(cmd.Context())
+			defer leave()
+			stream, err := e.registries.Copy(ctx, req)
 			if err != nil {
 				return err
 			}
-			r, err := follow(cmd.Context(), stream, quiet, stream.Recv, (*apiv1.RegistryServiceCopyResponse).GetProgress, (*apiv1.RegistryServiceCopyResponse).GetResult)
+			r, err := follow(ctx, stream, quiet, stream.Recv, (*apiv1.RegistryServiceCopyResponse).GetProgress, (*apiv1.RegistryServiceCopyResponse).GetResult)
 			if err != nil {
 				return err
 			}

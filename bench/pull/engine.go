@@ -32,10 +32,13 @@ type engine struct {
 	account machine.Account
 }
 
+// settle is how long after a pull a daemon counts as idle.
+const settle = 3 * time.Second
+
 // measurement is one pull.
 type measurement struct {
 	wall, cpu  time.Duration // CPU time of client and daemons, not of registry and kernel threads
-	peak, idle int64         // bytes of the daemon that pulls: at most during the pull, and a second later; 0 if not known
+	peak, idle int64         // bytes of the daemon that pulls: at most during the pull, and after settle; 0 if not known
 }
 
 func (m measurement) text(err error) string {

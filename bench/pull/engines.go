@@ -32,7 +32,7 @@ func newBerth(o options) *engine {
 			pid, _ := os.ReadFile(filepath.Join(run, "lock", "imaged.lock"))
 			dir := filepath.Join("/proc", strings.TrimSpace(string(pid)))
 			m.peak = field(filepath.Join(dir, "status"), "VmHWM")
-			time.Sleep(time.Second)
+			time.Sleep(settle)
 			m.idle = field(filepath.Join(dir, "smaps_rollup"), "Pss")
 		},
 	}

@@ -171,7 +171,7 @@ func (r *report) judge() {
 	}
 	r.bars = append(r.bars,
 		bar{"imaged takes at most 150 MiB while pulling", mib(peak) + " MiB", peak > 0 && peak <= maxPeak},
-		bar{"imaged takes at most 30 MiB (PSS) a second after a pull", mib(idle) + " MiB", idle > 0 && idle <= maxIdle})
+		bar{"imaged takes at most 30 MiB (PSS) three seconds after a pull", mib(idle) + " MiB", idle > 0 && idle <= maxIdle})
 	if r.crowd.one > 0 {
 		times := float64(r.crowd.many) / float64(r.crowd.one)
 		r.bars = append(r.bars, bar{fmt.Sprintf("%d clients pulling large-zstd at once take at most %.1f × one pull", r.crowd.clients, maxCrowd),

@@ -110,7 +110,7 @@ func registerAll(s *grpc.Server, e *engine.Engine, jobs *job.Table) {
 	register(s, &apiv1.ContainerService_ServiceDesc, &engine.Containers{Engine: e})
 	register(s, &apiv1.ImageService_ServiceDesc, &engine.Images{Engine: e})
 	register(s, &apiv1.NetworkService_ServiceDesc, &engine.Networks{Engine: e})
-	register(s, &apiv1.RegistryService_ServiceDesc, nil)
+	register(s, &apiv1.RegistryService_ServiceDesc, &engine.Registries{Engine: e})
 	register(s, &apiv1.VolumeService_ServiceDesc, nil)
 	register(s, &apiv1.SystemService_ServiceDesc, &engine.System{Engine: e})
 	register(s, &apiv1.EventService_ServiceDesc, &engine.Events{Engine: e})

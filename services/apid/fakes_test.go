@@ -65,6 +65,10 @@ func (s *server) stop() {
 
 // Each service of a daemon is a type over the daemon's state.
 type (
+	registryService struct {
+		apiv1.UnimplementedRegistryServiceServer
+		*fakeImaged
+	}
 	rootfsService struct {
 		imagev1.UnimplementedRootfsServiceServer
 		*fakeImaged
@@ -674,6 +678,7 @@ func newFakes(t testing.TB) *world {
 		imagev1.RegisterRootfsServiceServer(s, rootfsService{fakeImaged: w.imaged})
 		imagev1.RegisterStoreServiceServer(s, storeService{fakeImaged: w.imaged})
 		apiv1.RegisterImageServiceServer(s, imageService{fakeImaged: w.imaged})
+		apiv1.RegisterRegistryServiceServer(s, registryService{fakeImaged: w.imaged})
 		apiv1.RegisterVolumeServiceServer(s, volumeService{fakeImaged: w.imaged})
 	}}
 	w.netd.server = server{t: t, path: filepath.Join(dir, "run", daemon.NetdSocket), register: func(s *grpc.Server) {
@@ -769,4 +774,10 @@ func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+func (registryService) Copy(_ *apiv1.RegistryServiceCopyRequest, stream apiv1.RegistryService_CopyServer) error {
+	return stream.Send(&apiv1.RegistryServiceCopyResponse{Message: &apiv1.RegistryServiceCopyResponse_Result_{
+		Result: &apiv1.RegistryServiceCopyResponse_Result{Digest: "sha256:copied"},
+	}})
 }

@@ -73,7 +73,7 @@ var table = map[string]target{
 	"/berth.api.v1.RegistryService/GetManifest":      imaged,
 	"/berth.api.v1.RegistryService/Delete":           imaged,
 	"/berth.api.v1.RegistryService/CreateIndex":      imaged,
-	"/berth.api.v1.RegistryService/Copy":             imaged,
+	"/berth.api.v1.RegistryService/Copy":             self,
 	"/berth.api.v1.RegistryService/ListReferrers":    imaged,
 	"/berth.api.v1.RegistryService/PushArtifact":     imaged,
 	"/berth.api.v1.RegistryService/PullArtifact":     imaged,

@@ -118,7 +118,10 @@ func (b *Backend) Up() bool { return b.up.Load() }
 func (s *Set) Rootfs() imagev1.RootfsServiceClient {
 	return imagev1.NewRootfsServiceClient(s.Imaged.Conn)
 }
-func (s *Set) Store() imagev1.StoreServiceClient  { return imagev1.NewStoreServiceClient(s.Imaged.Conn) }
+func (s *Set) Store() imagev1.StoreServiceClient { return imagev1.NewStoreServiceClient(s.Imaged.Conn) }
+func (s *Set) Registries() apiv1.RegistryServiceClient {
+	return apiv1.NewRegistryServiceClient(s.Imaged.Conn)
+}
 func (s *Set) Images() apiv1.ImageServiceClient   { return apiv1.NewImageServiceClient(s.Imaged.Conn) }
 func (s *Set) Volumes() apiv1.VolumeServiceClient { return apiv1.NewVolumeServiceClient(s.Imaged.Conn) }
 func (s *Set) Endpoints() networkv1.EndpointServiceClient {

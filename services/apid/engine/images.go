@@ -65,21 +65,6 @@ func (e *Engine) pull(ctx context.Context, j *job.Job, req *apiv1.ImageServicePu
 	return result, err
 }
 
-func (e *Engine) push(ctx context.Context, j *job.Job, req *apiv1.ImageServicePushRequest) (*apiv1.ImageServicePushResponse_Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(e.Config.Apid.PullTimeout))
-	defer cancel()
-	var result *apiv1.ImageServicePushResponse_Result
-	err := j.Step("imaged push", "imaged", func() error {
-		stream, err := e.Backends.Images().Push(ctx, req)
-		if err != nil {
-			return err
-		}
-		result, err = drain(j, stream.Recv)
-		return err
-	})
-	return result, err
-}
-
 // Pull is ImageService.Pull. The pull goes on when the client leaves.
 func (s *Images) Pull(req *apiv1.ImageServicePullRequest, client grpc.ServerStreamingServer[apiv1.ImageServicePullResponse]) error {
 	ctx := client.Context()
@@ -103,17 +88,10 @@ func (s *Images) Pull(req *apiv1.ImageServicePullRequest, client grpc.ServerStre
 
 // Push is ImageService.Push. The push goes on when the client leaves.
 func (s *Images) Push(req *apiv1.ImageServicePushRequest, client grpc.ServerStreamingServer[apiv1.ImageServicePushResponse]) error {
-	ctx := client.Context()
-	var result *apiv1.ImageServicePushResponse_Result
-	j, err := s.Jobs.Go(ctx, spec(ctx, "push", req.Reference), func(ctx context.Context, j *job.Job) (_ string, err error) {
-		result, err = s.push(ctx, j, req)
-		return result.GetDigest(), because(ctx, err)
-	})
-	if err != nil {
-		return err
+	begin := func(ctx context.Context) (grpc.ServerStreamingClient[apiv1.ImageServicePushResponse], error) {
+		return s.Backends.Images().Push(ctx, req)
 	}
-	client.SetHeader(metadata.Pairs(JobIDHeader, j.ID()))
-	err = j.Follow(ctx, func(p *apiv1.JobProgress) error {
+	result, err := transferJob[apiv1.ImageServicePushResponse_Result](s.Engine, client, "push", req.Reference, begin, func(p *apiv1.JobProgress) error {
 		return client.Send(&apiv1.ImageServicePushResponse{Message: &apiv1.ImageServicePushResponse_Progress{Progress: p}})
 	})
 	if err != nil {

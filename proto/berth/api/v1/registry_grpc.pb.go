@@ -37,7 +37,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // RegistryService works on what registries hold, without the local store. References mean what they mean to
-// ImageService. Answered by imaged.
+// ImageService. Copy is a job that apid runs by calling the same method of imaged; the others are forwarded to imaged.
 //
 // Codes of all methods: INVALID_ARGUMENT (reference, digest), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE
 // (registry away, or its limit on requests is reached), DATA_LOSS (what came does not fit its digest), UNIMPLEMENTED (the
@@ -215,7 +215,7 @@ func (c *registryServiceClient) SetLimits(ctx context.Context, in *RegistryServi
 // for forward compatibility.
 //
 // RegistryService works on what registries hold, without the local store. References mean what they mean to
-// ImageService. Answered by imaged.
+// ImageService. Copy is a job that apid runs by calling the same method of imaged; the others are forwarded to imaged.
 //
 // Codes of all methods: INVALID_ARGUMENT (reference, digest), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE
 // (registry away, or its limit on requests is reached), DATA_LOSS (what came does not fit its digest), UNIMPLEMENTED (the
