@@ -32,8 +32,7 @@ setup: ## install the Debian packages that tests and the demo need (root)
 build: ## build all programs into bin/
 	@mkdir -p $(BIN)
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
-	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/apid ./services/daemons
-	ln -f $(BIN)/apid $(BIN)/imaged && ln -f $(BIN)/apid $(BIN)/netd && ln -f $(BIN)/apid $(BIN)/execd
+	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/apid ./services/imaged ./services/netd ./services/execd
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/berth-monitor ./services/execd/cmd/berth-monitor
 	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init
 

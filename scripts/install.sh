@@ -21,10 +21,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 put 755 bin bin/berth
-put 755 libexec/berth bin/{apid,berth-monitor,berth-init}
-for p in imaged netd execd; do # names of one program
-	ln -f "$dest$prefix/libexec/berth/apid" "$dest$prefix/libexec/berth/$p"
-done
+put 755 libexec/berth bin/{apid,imaged,netd,execd,berth-monitor,berth-init}
 
 mkdir "$work/units"
 for unit in deploy/systemd/*; do

@@ -71,14 +71,6 @@ func Declare(name, doc string) *Point {
 	return p
 }
 
-// Forget takes the points of another daemon out of the list: one whose code is in
-// this program and does not run. Call it before [List] and [Arm].
-func Forget(daemon string) {
-	registryMu.Lock()
-	defer registryMu.Unlock()
-	maps.DeleteFunc(registry, func(name string, _ *Point) bool { return strings.HasPrefix(name, daemon+".") })
-}
-
 // Hit fails as the point was armed to; off, it returns nil at once.
 func (p *Point) Hit() error {
 	if !p.armed.Load() {

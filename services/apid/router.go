@@ -1,4 +1,4 @@
-package apid
+package main
 
 import (
 	"context"

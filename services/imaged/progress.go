@@ -1,4 +1,4 @@
-package imaged
+package main
 
 import (
 	"strings"

@@ -377,17 +377,17 @@ func TestPrivilegesInDocs(t *testing.T) {
 
 var capabilityList = regexp.MustCompile(`(?s)(?:Keep|Lose):\s+\[\]string\{(.*?)\}`)
 
-// keptCapabilities are those in the Spec of a daemon's daemon.go: what it keeps,
+// keptCapabilities are those in the Spec of a daemon's main.go: what it keeps,
 // or what it gives up if it runs as root.
 func keptCapabilities(t *testing.T, daemon string) []string {
 	t.Helper()
-	source, err := os.ReadFile(filepath.Join(root, "services", daemon, "daemon.go"))
+	source, err := os.ReadFile(filepath.Join(root, "services", daemon, "main.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := capabilityList.FindSubmatch(source)
 	if m == nil {
-		t.Fatalf("services/%s/daemon.go names no capabilities", daemon)
+		t.Fatalf("services/%s/main.go names no capabilities", daemon)
 	}
 	var list []string
 	for _, quoted := range regexp.MustCompile(`"([A-Z_]+)"`).FindAllSubmatch(m[1], -1) {

@@ -44,9 +44,6 @@ func mayImport(path string) []string {
 		// in the form of cli/apiv1. The kernel's features it looks at for
 		// `berth check`.
 		return []string{"cli", "internal/version", "libcontainer/feature"}
-	case path == "services/daemons":
-		// The program that is each of them, by its name.
-		return []string{"services/apid", "services/imaged", "services/netd", "services/execd", "internal"}
 	case under(path, "services"):
 		own := strings.Join(strings.SplitN(path, "/", 3)[:2], "/")
 		return []string{own, "proto", "libcontainer", "internal"}

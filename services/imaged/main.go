@@ -1,9 +1,9 @@
-// Package imaged is the engine's image daemon. It fetches images from
+// Command imaged is the engine's image daemon. It fetches images from
 // registries, keeps their blobs and unpacked layers, makes root file systems
 // and volumes for containers, and hands them out as mount recipes. It never
 // mounts anything itself and needs no more privilege than to make files of
 // every owner and kind.
-package imaged
+package main
 
 import (
 	"context"
@@ -41,9 +41,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Daemon is what services/daemons starts under this name.
-func Daemon() daemon.Spec {
-	return daemon.Spec{
+func main() {
+	daemon.Main(daemon.Spec{
 		Name:    "imaged",
 		User:    account.Imaged,
 		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD"},
@@ -51,7 +50,7 @@ func Daemon() daemon.Spec {
 		// The state directory is 0700: layers hold set-user-id programs that
 		// nobody on the host may reach. Who mounts them is root.
 		Run: run,
-	}
+	})
 }
 
 func run(ctx context.Context, env *daemon.Env) error {

@@ -1,16 +1,15 @@
-// Package execd is the container daemon: it keeps the records of containers,
+// Command execd is the container daemon: it keeps the records of containers,
 // runs them through the monitor, and tells about them. It runs as root, for it
 // makes namespaces and cgroups, but without the capabilities that no container
 // gets either.
-package execd
+package main
 
 import (
 	"berth/internal/daemon"
 )
 
-// Daemon is what services/daemons starts under this name.
-func Daemon() daemon.Spec {
-	return daemon.Spec{
+func main() {
+	daemon.Main(daemon.Spec{
 		Name: "execd",
 		Lose: []string{
 			"SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "MAC_ADMIN", "MAC_OVERRIDE", "SYSLOG", "SYS_PACCT",
@@ -21,5 +20,5 @@ func Daemon() daemon.Spec {
 			{Name: daemon.NetnsSocket, Type: "unixpacket"},
 		},
 		Run: run,
-	}
+	})
 }
