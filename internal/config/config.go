@@ -97,6 +97,15 @@ type Imaged struct {
 	MaxLayerSize Size `toml:"max_layer_size"`
 	// MaxLayerEntries is how many files one layer may hold.
 	MaxLayerEntries int64 `toml:"max_layer_entries"`
+	// CollectAge removes images that nothing has used for so long; 0s never does.
+	CollectAge Duration `toml:"collect_age"`
+	// CollectAbove is the percentage of the disk in use at which unused images are removed, the longest unused first, until
+	// CollectBelow is reached; 0 never removes any.
+	CollectAbove int `toml:"collect_above"`
+	// CollectBelow is the percentage of the disk in use at which removing ends.
+	CollectBelow int `toml:"collect_below"`
+	// Pins are images that are never removed on their own: patterns of names ("team/*", "*:stable"), or ids.
+	Pins []string `toml:"pins"`
 }
 
 // Netd is the section of the network daemon.
@@ -162,6 +171,7 @@ func Default() *Config {
 			StallTimeout:      Duration(60 * time.Second),
 			MaxLayerSize:      64 << 30,
 			MaxLayerEntries:   10_000_000,
+			CollectBelow:      80,
 		},
 		Netd: Netd{
 			DefaultSubnet:  "10.88.0.0/16",
@@ -244,6 +254,12 @@ func (c *Config) check() error {
 		}
 		return nil
 	}
+	percent := func(key string, n int) error {
+		if n < 0 || n > 100 {
+			return bad("%s = %d: want a percentage", key, n)
+		}
+		return nil
+	}
 	return errors.Join(
 		oneOf("log_level", c.LogLevel, "trace", "debug", "info", "warn", "error"),
 		oneOf("execd.default_capabilities", c.Execd.DefaultCapabilities, "berth", "docker"),
@@ -251,6 +267,8 @@ func (c *Config) check() error {
 		oneOf("netd.firewall", c.Netd.Firewall, "auto", "nftables", "iptables", "none"),
 		positive("apid.job_history", int64(c.Apid.JobHistory)),
 		positive("imaged.parallel_downloads", int64(c.Imaged.ParallelDownloads)),
+		percent("imaged.collect_above", c.Imaged.CollectAbove),
+		percent("imaged.collect_below", c.Imaged.CollectBelow),
 		positive("execd.log_max_size", int64(c.Execd.LogMaxSize)),
 		positive("execd.log_max_files", int64(c.Execd.LogMaxFiles)),
 	)

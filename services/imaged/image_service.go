@@ -306,11 +306,16 @@ func rulesOf(req *apiv1.ImageServicePruneRequest) (images.Rules, error) {
 		}
 	}
 	if len(req.Protect) > 0 {
-		r.Protect = func(i images.Info) bool {
-			return slices.ContainsFunc(req.Protect, func(p string) bool { return i.Is(p, nameMatches) })
-		}
+		r.Protect = anyOf(req.Protect)
 	}
 	return r, nil
+}
+
+// anyOf reports whether one of the patterns means an image.
+func anyOf(patterns []string) func(images.Info) bool {
+	return func(i images.Info) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return i.Is(p, nameMatches) })
+	}
 }
 
 func (s *server) prunePartials(dryRun bool) (bytes int64, err error) {

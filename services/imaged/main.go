@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,8 @@ import (
 	"berth/internal/version"
 	"berth/services/imaged/archive"
 	"berth/services/imaged/check"
+	"berth/services/imaged/collect"
+	"berth/services/imaged/diskuse"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
@@ -59,11 +62,27 @@ func run(ctx context.Context, env *daemon.Env) error {
 		return err
 	}
 	defer s.Close()
+	if collector := s.collector(env.StateDir, env.Config.Imaged); collector.On() {
+		ctx, stop := context.WithCancel(ctx)
+		var collecting sync.WaitGroup
+		collecting.Go(func() { collector.Run(ctx) })
+		defer collecting.Wait()
+		defer stop()
+	}
 	return env.Serve(ctx, daemon.ImagedSocket, daemon.ServerOptions{
 		Log:      env.Log,
 		Rule:     daemon.AllowEngine(),
 		Timeouts: timeouts,
 	}, func(g *grpc.Server) { s.register(g) })
+}
+
+// collector removes images on its own, if c wants that.
+func (s *server) collector(dir string, c config.Imaged) collect.Config {
+	return collect.Config{
+		Age: time.Duration(c.CollectAge), Above: c.CollectAbove, Below: c.CollectBelow, Pinned: anyOf(c.Pins),
+		Disk:    func() (diskuse.Disk, error) { return diskuse.DiskOf(dir) },
+		Removed: s.tellRemoval, Images: s.images, Log: s.log.Named("collect"),
+	}
 }
 
 // timeouts are those of calls that may take long for good reason: deleting

@@ -137,6 +137,7 @@ type entry struct {
 	config atomic.Pointer[manifest.Config] // nil: not read yet, see configOf
 	users  int                             // containers
 	names  map[string]bool                 // that point to it
+	used   time.Time                       // when a container last came or went, as far as this process knows
 }
 
 type blob struct {

@@ -157,6 +157,30 @@ func TestDamagedImageIsMended(t *testing.T) {
 	}
 }
 
+// TestCollect: unused images go, the longest unused first, until there is room.
+func TestCollect(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	var all []digest.Digest
+	for n := range 5 {
+		all = append(all, r.add(image{created: day(9 - n), layers: [][]byte{layerTar("f", strings.Repeat("x", 10_000+n))}, names: []string{fmt.Sprintf("app:%d", n)}}))
+	}
+	_, err := r.images.Use(all[1])
+	r.check(err)
+	_, err = r.images.Use(all[0]) // and gone again: used later than the others
+	r.check(err)
+	r.images.Unuse(all[0])
+	pinned := func(i Info) bool { return i.Tags[0] == "app:2" }
+	for _, c := range []struct {
+		need int64
+		want string
+	}{{0, "[]"}, {1, "[docker.io/library/app:3]"}, {1 << 30, "[docker.io/library/app:4 docker.io/library/app:0]"}} {
+		got, err := r.images.Collect(c.need, pinned)
+		if fmt.Sprint(got.Untagged) != c.want || err != nil {
+			t.Errorf("to free %d: %v, %v; want %s", c.need, got.Untagged, err, c.want)
+		}
+	}
+}
+
 // TestUndo: a name goes back to what it pointed to, through all it ever did.
 func TestUndo(t *testing.T) {
 	r := newRig(t, t.TempDir())

@@ -224,7 +224,7 @@ func (m *Images) enter(batch *journal.Batch, i Image, config manifest.Config) (u
 	e := &entry{Image: i, names: map[string]bool{}}
 	e.config.Store(&config)
 	if old != nil {
-		e.users, e.names = old.users, old.names
+		e.users, e.names, e.used = old.users, old.names, old.used
 	}
 	m.images[i.ID] = e
 	m.count(&e.Image, 1)

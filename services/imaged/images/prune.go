@@ -53,6 +53,37 @@ func (m *Images) Prune(r Rules) (Removal, error) {
 	return sum, errors.Join(errs...)
 }
 
+// Collect deletes images that no container uses and that protect does not want
+// to be kept, the longest unused first, until that frees need bytes.
+func (m *Images) Collect(need int64, protect func(Info) bool) (Removal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var infos []Info
+	for _, e := range m.images {
+		if e.users == 0 {
+			infos = append(infos, m.info(e))
+		}
+	}
+	slices.SortFunc(infos, func(a, b Info) int {
+		return cmp.Or(a.Used.Compare(b.Used), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	var sum Removal
+	for _, i := range infos {
+		if sum.Bytes >= need {
+			break
+		}
+		if protect(i) {
+			continue
+		}
+		r, err := m.removeWhole([]*entry{m.images[i.ID]})
+		if err != nil {
+			return sum, err
+		}
+		sum.Untagged, sum.Deleted, sum.Bytes = append(sum.Untagged, r.Untagged...), append(sum.Deleted, r.Deleted...), sum.Bytes+r.Bytes
+	}
+	return sum, nil
+}
+
 // choose gives the images that the rules delete, oldest first.
 func (m *Images) choose(r Rules) []*entry {
 	var infos []Info

@@ -24,6 +24,7 @@ type Info struct {
 	Size    int64    // bytes of the files in all layers
 	Users   int      // containers
 	Created time.Time
+	Used    time.Time // when it was last used, stored or named, as far as is known
 }
 
 // info describes e. The caller holds mu.
@@ -37,7 +38,9 @@ func (m *Images) info(e *entry) Info {
 			i.Size += have.Bytes
 		}
 	}
+	i.Used = latest(e.Stored, e.used)
 	for name := range e.names {
+		i.Used = latest(i.Used, m.refs[name].Since)
 		if strings.Contains(name, "@") {
 			i.Digests = append(i.Digests, Familiar(name))
 		} else {
@@ -47,6 +50,13 @@ func (m *Images) info(e *entry) Info {
 	slices.Sort(i.Tags)
 	slices.Sort(i.Digests)
 	return i
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // Familiar is the form of a canonical name that people write: without the
@@ -182,6 +192,7 @@ func (m *Images) Use(id digest.Digest) (Use, error) {
 	}
 	u.Config = *c
 	e.users++
+	e.used = time.Now()
 	return u, nil
 }
 
@@ -196,6 +207,7 @@ func (m *Images) Unuse(id digest.Digest) {
 	defer m.mu.Unlock()
 	if e := m.images[id]; e != nil && e.users > 0 {
 		e.users--
+		e.used = time.Now()
 	}
 }
 
