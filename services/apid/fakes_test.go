@@ -117,6 +117,7 @@ type fakeImaged struct {
 	pulls    int
 	pullGate chan struct{} // a pull ends when it is closed; nil: at once
 	pullLost chan struct{} // gets one for each pull given up
+	syncing  chan error    // what comes out of it a Sync answers; nil: it succeeds at once
 }
 
 func (f rootfsService) Prepare(_ context.Context, req *imagev1.PrepareRequest) (*imagev1.PrepareResponse, error) {
@@ -143,6 +144,25 @@ func (f rootfsService) Get(_ context.Context, req *imagev1.GetRequest) (*imagev1
 		return nil, fault.NotFound.Errorf("ROOTFS_NOT_FOUND", "none")
 	}
 	return &imagev1.GetResponse{Rootfs: f.recipe(req.ContainerId)}, nil
+}
+
+// Sync waits for syncing, if there is one, and fails with what comes out of it.
+func (f rootfsService) Sync(ctx context.Context, req *imagev1.SyncRequest) (*imagev1.SyncResponse, error) {
+	f.mu.Lock()
+	there, syncing := f.rootfs[req.ContainerId] != "", f.syncing
+	f.mu.Unlock()
+	if !there {
+		return nil, fault.NotFound.Errorf("ROOTFS_NOT_FOUND", "none")
+	}
+	if syncing == nil {
+		return new(imagev1.SyncResponse), nil
+	}
+	select {
+	case err := <-syncing:
+		return new(imagev1.SyncResponse), err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (f rootfsService) Release(_ context.Context, req *imagev1.ReleaseRequest) (*imagev1.ReleaseResponse, error) {
@@ -328,6 +348,7 @@ type fakeContainer struct {
 	stop     chan struct{} // closed to end it
 	exited   chan struct{}
 	restarts int
+	pending  bool
 }
 
 type fakeExecd struct {
@@ -381,7 +402,7 @@ func (f *fakeExecd) create(req *execv1.CreateRequest) (*fakeContainer, error) {
 	if req.Rootfs == nil {
 		return nil, fault.InvalidArgument.Errorf("NO_ROOTFS", "no root file system")
 	}
-	c := &fakeContainer{id: req.Id, spec: spec, state: apiv1.ContainerState_CONTAINER_STATE_CREATED}
+	c := &fakeContainer{id: req.Id, spec: spec, state: apiv1.ContainerState_CONTAINER_STATE_CREATED, pending: req.Pending}
 	f.containers[c.id] = c
 	f.emit("create", c.id)
 	return c, nil
@@ -444,6 +465,17 @@ func (f launchService) Create(_ context.Context, req *execv1.CreateRequest) (*ex
 		return nil, err
 	}
 	return &execv1.CreateResponse{Name: c.spec.Name}, nil
+}
+
+func (f launchService) Confirm(_ context.Context, req *execv1.ConfirmRequest) (*execv1.ConfirmResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.find(req.Container)
+	if c == nil {
+		return nil, noSuch(req.Container)
+	}
+	c.pending = false
+	return new(execv1.ConfirmResponse), nil
 }
 
 func (f launchService) Start(ctx context.Context, req *execv1.StartRequest) (*execv1.StartResponse, error) {

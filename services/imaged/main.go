@@ -98,6 +98,7 @@ var timeouts = map[string]time.Duration{
 	"/berth.api.v1.RegistryService/CreateIndex":      time.Hour,
 
 	"/berth.image.v1.RootfsService/Prepare": 10 * time.Minute,
+	"/berth.image.v1.RootfsService/Sync":    10 * time.Minute,
 }
 
 // open opens everything that imaged keeps in dir, in the order in which the

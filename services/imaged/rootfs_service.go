@@ -25,7 +25,7 @@ func (s rootfsService) Prepare(ctx context.Context, req *imagev1.PrepareRequest)
 	}
 	want := rootfs.Request{
 		Container: req.ContainerId, Image: req.Image, ImageVolumes: req.ImageVolumes, Covered: req.CoveredTargets,
-		Ephemeral: req.Ephemeral,
+		SyncLater: req.SyncLater, Ephemeral: req.Ephemeral,
 	}
 	for _, v := range req.Volumes {
 		want.Volumes = append(want.Volumes, rootfs.VolumeRequest{Name: v.Name, Target: v.Target, NoCopy: v.NoCopy})
@@ -83,6 +83,10 @@ func (s rootfsService) Get(_ context.Context, req *imagev1.GetRequest) (*imagev1
 		return nil, err
 	}
 	return &imagev1.GetResponse{Rootfs: rootfsOf(r)}, nil
+}
+
+func (s rootfsService) Sync(ctx context.Context, req *imagev1.SyncRequest) (*imagev1.SyncResponse, error) {
+	return &imagev1.SyncResponse{}, s.rootfs.Sync(ctx, req.ContainerId)
 }
 
 func (s rootfsService) Release(_ context.Context, req *imagev1.ReleaseRequest) (*imagev1.ReleaseResponse, error) {

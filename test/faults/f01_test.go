@@ -18,6 +18,7 @@ var reach = map[string][]string{
 	"apid.job-ended":      {"pull", "stop"},
 	"apid.allocated":      {"run -d", "run --rm"},
 	"apid.launched":       {"run -d", "run --rm"},
+	"apid.synced":         {"run -d"},
 	"apid.exit-seen":      {"run --rm", "stop"},
 	"apid.record-removed": {"rm", "rm -f"},
 

@@ -34,6 +34,7 @@ import (
 
 var (
 	pointAllocated = faultpoint.Declare("apid.allocated", "a container has its root file system and endpoint, execd knows nothing of it")
+	pointSynced    = faultpoint.Declare("apid.synced", "a container runs and its root file system is on the disk, its record may be not")
 	pointLaunched  = faultpoint.Declare("apid.launched", "execd has started a container, the client is not told")
 	pointExitSeen  = faultpoint.Declare("apid.exit-seen", "a container has exited, its endpoint is still there")
 	pointForgotten = faultpoint.Declare("apid.record-removed", "execd has removed a container's record, imaged and netd still have its parts")

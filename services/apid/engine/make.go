@@ -32,6 +32,8 @@ type container struct {
 	// announce makes known what stood by for it, before that is taken away; may be
 	// nil.
 	announce func()
+	// late: started before it is on the disk, and confirmed then (run.confirm).
+	late bool
 }
 
 func checkSpec(s *apiv1.ContainerSpec) error {
@@ -96,6 +98,7 @@ func prepareRequest(c container) *imagev1.PrepareRequest {
 		Image:        c.spec.Image,
 		Platform:     c.spec.Platform,
 		Ephemeral:    c.spec.AutoRemove,
+		SyncLater:    c.late,
 		ImageVolumes: true,
 	}
 	for _, m := range c.spec.Mounts {

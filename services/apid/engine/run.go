@@ -14,6 +14,7 @@ import (
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
+	imagev1 "berth/proto/berth/image/v1"
 	"berth/services/apid/job"
 )
 
@@ -34,6 +35,9 @@ type run struct {
 	container container
 	spare     *spare   // what it is made of, if that was at hand
 	network   []string // warnings
+
+	synced  chan error         // of a container that is late: its root file system is on the disk
+	created *apiv1.RunResponse // held back until it is confirmed
 
 	launched bool // execd may know the container
 	started  bool // execd has said that it runs
@@ -65,7 +69,7 @@ func (s *Containers) Run(client runClient) error {
 		engine:    e,
 		client:    client,
 		open:      open,
-		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j},
+		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j, late: !open.Spec.AutoRemove},
 	}
 	var made func()
 	if r.spare = e.takeSpare(open.Spec); r.spare != nil {
@@ -110,6 +114,9 @@ func (r *run) do(ctx context.Context) error {
 	r.release = context.AfterFunc(ctx, func() { hangUp(context.Cause(ctx)) })
 	defer r.release()
 
+	if c.late {
+		r.sync(talk)
+	}
 	r.launched = true
 	begin := time.Now()
 	execd, err := e.Backends.Launch().Run(talk)
@@ -122,6 +129,7 @@ func (r *run) do(ctx context.Context) error {
 			Spec:      c.spec,
 			Rootfs:    p.rootfs,
 			CreatedBy: createdBy(ctx),
+			Pending:   c.late,
 		},
 		Network: p.network,
 		Attach:  attach,
@@ -130,7 +138,35 @@ func (r *run) do(ctx context.Context) error {
 		return err
 	}
 	go relayInput(r.client, execd)
-	return r.relayOutput(execd, begin)
+	return r.relayOutput(talk, execd, begin)
+}
+
+// sync begins to wait for the disk while execd launches.
+func (r *run) sync(ctx context.Context) {
+	r.synced = make(chan error, 1)
+	go func() {
+		_, err := r.engine.Backends.Rootfs().Sync(ctx, &imagev1.SyncRequest{ContainerId: r.container.id})
+		r.synced <- err
+	}()
+}
+
+// confirm makes a container that runs one that survives the machine: nobody may be told
+// of one whose record or root file system a power cut could take away. The record comes
+// last, so that there is none without a root file system.
+func (r *run) confirm(ctx context.Context) error {
+	if !r.container.late {
+		return nil
+	}
+	return r.container.job.Step("confirm", "execd", func() error {
+		if err := <-r.synced; err != nil {
+			return err
+		}
+		if err := pointSynced.Hit(); err != nil {
+			return err
+		}
+		_, err := r.engine.Backends.Launch().Confirm(ctx, &execv1.ConfirmRequest{Container: r.container.id})
+		return err
+	})
 }
 
 // allocate shows the client the progress of a pull meanwhile.
@@ -189,7 +225,7 @@ func relayInput(client runClient, execd runExecd) {
 }
 
 // relayOutput copies execd's messages to the client until the exit or the end.
-func (r *run) relayOutput(execd runExecd, begin time.Time) error {
+func (r *run) relayOutput(ctx context.Context, execd runExecd, begin time.Time) error {
 	for {
 		m, err := execd.Recv()
 		if err != nil {
@@ -198,11 +234,11 @@ func (r *run) relayOutput(execd runExecd, begin time.Time) error {
 		switch m := m.Message.(type) {
 		case *execv1.RunResponse_Created:
 			r.container.job.Target(m.Created.Name)
-			err = r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Created_{Created: &apiv1.RunResponse_Created{
+			r.created = &apiv1.RunResponse{Message: &apiv1.RunResponse_Created_{Created: &apiv1.RunResponse_Created{
 				Id: r.container.id, Name: m.Created.Name, Warnings: append(r.network, m.Created.Warnings...),
-			}}})
+			}}}
 		case *execv1.RunResponse_Started:
-			err = r.hasStarted(m.Started, begin)
+			err = r.hasStarted(ctx, m.Started, begin)
 		case *execv1.RunResponse_Output:
 			err = r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Output{Output: m.Output}})
 		case *execv1.RunResponse_Exited:
@@ -215,9 +251,13 @@ func (r *run) relayOutput(execd runExecd, begin time.Time) error {
 }
 
 // hasStarted ends the job: from now on the container goes on whoever leaves.
-func (r *run) hasStarted(m *execv1.StartResponse, begin time.Time) error {
+func (r *run) hasStarted(ctx context.Context, m *execv1.StartResponse, begin time.Time) error {
 	j := r.container.job
 	if err := pointLaunched.Hit(); err != nil {
+		return err
+	}
+	j.Note("execd run", "execd", begin)
+	if err := r.confirm(ctx); err != nil {
 		return err
 	}
 	if !r.release() {
@@ -227,8 +267,12 @@ func (r *run) hasStarted(m *execv1.StartResponse, begin time.Time) error {
 	if r.spare != nil {
 		r.container.announce = r.engine.announceLater(r.client.Context(), r.container.id)
 	}
-	j.Note("execd run", "execd", begin)
 	j.End(r.container.id, nil)
+	if r.created != nil {
+		if err := r.client.Send(r.created); err != nil {
+			return err
+		}
+	}
 	var out apiv1.RunResponse_Started
 	if r.open.Trace {
 		out.Trace = launchTrace(j, m.Trace, begin)

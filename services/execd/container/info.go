@@ -24,6 +24,8 @@ type Info struct {
 	IDBase    uint32
 	CreatedBy string
 	CreatedAt time.Time
+	// Pending: nobody has been told of it. Its record goes with the machine.
+	Pending bool
 
 	// Of the present run, or the last one.
 	Pid       int

@@ -196,6 +196,22 @@ func (m *Manager) CreateForStart(req *execv1.CreateRequest) (*container.Containe
 	return m.create(req, !req.GetSpec().GetAutoRemove())
 }
 
+// Confirm makes a pending container one that lasts: somebody is about to be told of
+// it, and all else that it needs is on the disk.
+func (m *Manager) Confirm(c *container.Container) error {
+	i, err := c.Edit(func(i *container.Info) error {
+		if i.State == container.Removing || i.State == container.Gone {
+			return fault.NotFound.Errorf("CONTAINER_NOT_FOUND", "the container is being removed")
+		}
+		i.Pending = false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.Records.Put(i, true)
+}
+
 func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Container, error) {
 	spec := req.GetSpec()
 	if spec == nil {
@@ -218,7 +234,7 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 	i := newInfo(req, name)
 	err = m.reserveIDs(i)
 	if err == nil && record {
-		err = m.Records.Put(i, true)
+		err = m.Records.Put(i, !i.Pending)
 	}
 	if err == nil {
 		if err = recorded.Hit(); err != nil {
@@ -253,7 +269,7 @@ func newInfo(req *execv1.CreateRequest, name string) *container.Info {
 	r := req.GetRootfs()
 	i := &container.Info{
 		ID: req.Id, Name: name, State: container.Created, Spec: req.Spec, ImageID: r.GetImageId(), Image: r.GetConfig(),
-		CreatedBy: req.CreatedBy, CreatedAt: time.Now(),
+		CreatedBy: req.CreatedBy, CreatedAt: time.Now(), Pending: req.Pending,
 	}
 	i.Volumes = volumePoints(r, req.Spec)
 	i.Mounts = i.Volumes

@@ -3,13 +3,19 @@
 // A container that is removed with its exit needs no disk: its record lives in
 // the run folder, on a tmpfs. All others are in the state folder; that one
 // exists is on the disk before anybody is told so, while its states need only
-// survive this process, for a machine that goes down takes them along.
+// survive this process, for a machine that goes down takes them along. Until
+// somebody is told a container is pending: its record may or may not be on the
+// disk, and says which life of the run folder it belongs to, for what else there
+// is of the container may be lost.
 package records
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -24,6 +30,7 @@ import (
 // Store has the records.
 type Store struct {
 	lasting, fleeting *journal.Journal
+	era               string // of the run folder, which ends with the machine
 }
 
 // Open reads the records in the state and the run folder.
@@ -37,7 +44,31 @@ func Open(stateDir, runDir string) (*Store, error) {
 		lasting.Close()
 		return nil, fmt.Errorf("open container records: %w", err)
 	}
-	return &Store{lasting, fleeting}, nil
+	era, err := eraOf(runDir)
+	if err != nil {
+		lasting.Close()
+		fleeting.Close()
+		return nil, fmt.Errorf("open container records: %w", err)
+	}
+	return &Store{lasting, fleeting, era}, nil
+}
+
+// eraOf is the name that the run folder was given when it was first used.
+func eraOf(runDir string) (string, error) {
+	path := filepath.Join(runDir, "era")
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) > 0 {
+		return string(b), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	era := rand.Text()
+	temp := path + ".new"
+	if err := os.WriteFile(temp, []byte(era), 0o600); err != nil {
+		return "", err
+	}
+	return era, os.Rename(temp, path)
 }
 
 // Close syncs.
@@ -53,7 +84,7 @@ func (s *Store) of(i *container.Info) *journal.Journal {
 // Put writes a container's record. durable waits for the disk, if there is one
 // under it.
 func (s *Store) Put(i *container.Info, durable bool) error {
-	b, err := encode(i)
+	b, err := s.encode(i)
 	if err != nil {
 		return fmt.Errorf("write container record: %w", err)
 	}
@@ -79,7 +110,12 @@ func (s *Store) Load() ([]*container.Info, error) {
 	var errs []error
 	for _, j := range []*journal.Journal{s.lasting, s.fleeting} {
 		for id, b := range j.Range("") {
-			i, err := decode(b)
+			i, era, err := decode(b)
+			if err == nil && i.Pending && era != s.era {
+				// The machine went down before anybody was told of it.
+				errs = append(errs, j.Delete(id, false))
+				continue
+			}
 			if err == nil && i.ID != id {
 				err = fmt.Errorf("it is of %.64q", i.ID)
 			}
@@ -120,13 +156,17 @@ type record struct {
 	Exit      *container.ExitStatus `json:"exit,omitempty"`
 	Runs      uint64                `json:"runs,omitempty"`
 	Stopped   bool                  `json:"stopped,omitempty"`
+	Pending   string                `json:"pending,omitempty"` // era, while it is
 }
 
-func encode(i *container.Info) ([]byte, error) {
+func (s *Store) encode(i *container.Info) ([]byte, error) {
 	r := record{
 		Version: version, ID: i.ID, Name: i.Name, State: i.State, CreatedAt: i.CreatedAt, CreatedBy: i.CreatedBy,
 		ImageID: i.ImageID, IDBase: i.IDBase, Pid: i.Pid, StartedAt: i.StartedAt, Cgroup: i.Cgroup, Cgroups: i.Cgroups, Exit: i.Exit, Runs: i.Runs,
 		Stopped: i.Stopped,
+	}
+	if i.Pending {
+		r.Pending = s.era
 	}
 	var errs [4]error
 	message := &apiv1.Container{
@@ -152,20 +192,21 @@ func encode(i *container.Info) ([]byte, error) {
 	return json.Marshal(&r)
 }
 
-func decode(b []byte) (*container.Info, error) {
+func decode(b []byte) (i *container.Info, era string, err error) {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if r.Version > version {
-		return nil, fmt.Errorf("format %d is newer than this execd", r.Version)
+		return nil, "", fmt.Errorf("format %d is newer than this execd", r.Version)
 	}
 	var c, volumes apiv1.Container
-	i := &container.Info{
+	i = &container.Info{
 		ID: r.ID, Name: r.Name, State: r.State, CreatedAt: r.CreatedAt, CreatedBy: r.CreatedBy, ImageID: r.ImageID,
 		IDBase: r.IDBase, Pid: r.Pid, StartedAt: r.StartedAt, Cgroup: r.Cgroup, Cgroups: r.Cgroups, Exit: r.Exit, Runs: r.Runs, Stopped: r.Stopped,
+		Pending: r.Pending != "",
 	}
-	err := errors.Join(proto.Unmarshal(r.Message, &c), proto.Unmarshal(r.Volumes, &volumes))
+	err = errors.Join(proto.Unmarshal(r.Message, &c), proto.Unmarshal(r.Volumes, &volumes))
 	if r.Image != nil {
 		i.Image = new(apiv1.ImageConfig)
 		err = errors.Join(err, proto.Unmarshal(r.Image, i.Image))
@@ -175,12 +216,12 @@ func decode(b []byte) (*container.Info, error) {
 		err = errors.Join(err, proto.Unmarshal(r.Namespace, i.Namespace))
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if i.Spec = c.Spec; i.Spec == nil {
 		i.Spec = new(apiv1.ContainerSpec)
 	}
 	i.Volumes, i.Endpoints, i.Hostname, i.Command, i.Env, i.Cwd = volumes.Mounts, c.Endpoints, c.Hostname, c.Command, c.Env, c.WorkingDir
 	i.Mounts, i.Warnings, i.Trace, i.RestartCount = c.Mounts, c.Warnings, c.Trace, c.RestartCount
-	return i, nil
+	return i, r.Pending, nil
 }

@@ -1,8 +1,11 @@
 package records
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +24,7 @@ func full(id string, rm bool) *container.Info {
 		CreatedBy: "uid=1", CreatedAt: at, Pid: 42, StartedAt: at, Namespace: &networkv1.Namespace{Id: "n"},
 		Endpoints: []*apiv1.EndpointInfo{{IpAddress: "10.0.0.1"}}, Hostname: "h", Command: []string{"c"}, Env: []string{"E=1"}, Cwd: "/w",
 		Mounts: []*apiv1.MountPoint{{Target: "/t"}}, Cgroup: "g", Cgroups: []string{"/g"}, Trace: []*apiv1.TraceStep{{Name: "t"}},
-		Warnings: []string{"w"}, Exit: &container.ExitStatus{Code: 3, OOM: true, Error: "e", At: at}, Runs: 9, RestartCount: 2, Stopped: true,
+		Warnings: []string{"w"}, Exit: &container.ExitStatus{Code: 3, OOM: true, Error: "e", At: at}, Runs: 9, RestartCount: 2, Stopped: true, Pending: true,
 	}
 }
 
@@ -110,4 +113,51 @@ func size(t *testing.T, dir string) (n int64) {
 		return nil
 	})
 	return n
+}
+
+// TestPending: a container that nobody was told of goes with the run folder, whether or not
+// its record has reached the disk; with the folder there it stays, and once confirmed always.
+func TestPending(t *testing.T) {
+	state, run := t.TempDir(), t.TempDir()
+	ids := func(runDir string) string {
+		t.Helper()
+		s, err := Open(state, runDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		all, err := s.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, i := range all {
+			found = append(found, fmt.Sprintf("%s %v", i.ID, i.Pending))
+		}
+		slices.Sort(found)
+		return strings.Join(found, ", ")
+	}
+	s, err := Open(state, run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []*container.Info{{ID: "told", Spec: new(apiv1.ContainerSpec)}, {ID: "untold", Spec: new(apiv1.ContainerSpec), Pending: true},
+		{ID: "confirmed", Spec: new(apiv1.ContainerSpec), Pending: true}} {
+		if err := s.Put(i, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Put(&container.Info{ID: "confirmed", Spec: new(apiv1.ContainerSpec)}, true); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if got, want := ids(run), "confirmed false, told false, untold true"; got != want {
+		t.Errorf("after a restart: %s, want %s", got, want)
+	}
+	if got, want := ids(t.TempDir()), "confirmed false, told false"; got != want {
+		t.Errorf("after a power cut: %s, want %s", got, want)
+	}
+	if got, want := ids(run), "confirmed false, told false"; got != want {
+		t.Errorf("later: %s, want %s", got, want)
+	}
 }

@@ -53,6 +53,14 @@ func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*e
 	return startResponse(i), nil
 }
 
+func (s *launchService) Confirm(_ context.Context, req *execv1.ConfirmRequest) (*execv1.ConfirmResponse, error) {
+	c, err := s.find(req.Container)
+	if err != nil {
+		return nil, err
+	}
+	return &execv1.ConfirmResponse{}, s.life.Confirm(c)
+}
+
 func startResponse(i *container.Info) *execv1.StartResponse {
 	return &execv1.StartResponse{Pid: int32(i.Pid), Trace: i.Trace, Warnings: i.Warnings}
 }

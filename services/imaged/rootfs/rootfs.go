@@ -76,6 +76,8 @@ type Request struct {
 	Covered      []string
 	// Ephemeral: it goes with the container's first exit, and nothing is synced.
 	Ephemeral bool
+	// SyncLater: Prepare does not wait for the disk, Sync does.
+	SyncLater bool
 }
 
 // VolumeRequest asks for a volume at a path.
@@ -98,6 +100,8 @@ type Manager struct {
 
 	mu  sync.Mutex
 	all map[string]*Rootfs // nil while being made
+
+	later laters
 }
 
 // Open finds the root file systems below dir and deletes half-made ones.
@@ -228,6 +232,10 @@ func (m *Manager) prepare(ctx context.Context, req Request, found images.Found) 
 	if err := os.WriteFile(filepath.Join(dir, recordFile), raw, 0o600); err != nil || req.Ephemeral {
 		return r, err
 	}
+	if req.SyncLater {
+		m.later.start(r.Container, func() error { return m.sync(dir, recipe) })
+		return r, nil
+	}
 	return r, m.sync(dir, recipe)
 }
 
@@ -312,6 +320,7 @@ func (m *Manager) Release(id string, anonymous bool) error {
 	}
 	delete(m.all, id)
 	m.mu.Unlock()
+	m.later.take(id)
 	if r.Recipe.Type != "" {
 		m.images.Unuse(r.Image)
 	}

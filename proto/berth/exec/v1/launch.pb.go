@@ -35,7 +35,10 @@ type CreateRequest struct {
 	Spec   *v1.ContainerSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Rootfs *v11.Rootfs       `protobuf:"bytes,3,opt,name=rootfs,proto3" json:"rootfs,omitempty"`
 	// "uid=1000".
-	CreatedBy     string `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CreatedBy string `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	// For Run: nobody is told of the container before Confirm. Until then its record is not durable, and is dropped when
+	// the machine restarts.
+	Pending       bool `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +101,93 @@ func (x *CreateRequest) GetCreatedBy() string {
 	return ""
 }
 
+func (x *CreateRequest) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+type ConfirmRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmRequest) Reset() {
+	*x = ConfirmRequest{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmRequest) ProtoMessage() {}
+
+func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmRequest) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ConfirmRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type ConfirmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmResponse) Reset() {
+	*x = ConfirmResponse{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmResponse) ProtoMessage() {}
+
+func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmResponse) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{2}
+}
+
 type CreateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -108,7 +198,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -120,7 +210,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -133,7 +223,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{1}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateResponse) GetName() string {
@@ -162,7 +252,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +264,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +277,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{2}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StartRequest) GetId() string {
@@ -222,7 +312,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -234,7 +324,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -247,7 +337,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{3}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StartResponse) GetPid() int32 {
@@ -286,7 +376,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -298,7 +388,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -311,7 +401,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{4}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunRequest) GetMessage() isRunRequest_Message {
@@ -400,7 +490,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +502,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +515,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunResponse) GetMessage() isRunResponse_Message {
@@ -511,7 +601,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +613,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +626,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StopRequest) GetContainer() string {
@@ -572,7 +662,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +674,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +687,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopResponse) GetId() string {
@@ -631,7 +721,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +733,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +746,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveRequest) GetContainer() string {
@@ -682,7 +772,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +784,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +797,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveResponse) GetId() string {
@@ -725,7 +815,7 @@ type ListIdsRequest struct {
 
 func (x *ListIdsRequest) Reset() {
 	*x = ListIdsRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +827,7 @@ func (x *ListIdsRequest) String() string {
 func (*ListIdsRequest) ProtoMessage() {}
 
 func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +840,7 @@ func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsRequest.ProtoReflect.Descriptor instead.
 func (*ListIdsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{12}
 }
 
 type ListIdsResponse struct {
@@ -762,7 +852,7 @@ type ListIdsResponse struct {
 
 func (x *ListIdsResponse) Reset() {
 	*x = ListIdsResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +864,7 @@ func (x *ListIdsResponse) String() string {
 func (*ListIdsResponse) ProtoMessage() {}
 
 func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +877,7 @@ func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListIdsResponse) GetEntries() []*ListIdsResponse_Entry {
@@ -808,7 +898,7 @@ type RunRequest_Open struct {
 
 func (x *RunRequest_Open) Reset() {
 	*x = RunRequest_Open{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +910,7 @@ func (x *RunRequest_Open) String() string {
 func (*RunRequest_Open) ProtoMessage() {}
 
 func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +923,7 @@ func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest_Open.ProtoReflect.Descriptor instead.
 func (*RunRequest_Open) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{4, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6, 0}
 }
 
 func (x *RunRequest_Open) GetCreate() *CreateRequest {
@@ -871,7 +961,7 @@ type ListIdsResponse_Entry struct {
 
 func (x *ListIdsResponse_Entry) Reset() {
 	*x = ListIdsResponse_Entry{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +973,7 @@ func (x *ListIdsResponse_Entry) String() string {
 func (*ListIdsResponse_Entry) ProtoMessage() {}
 
 func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +986,7 @@ func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse_Entry.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse_Entry) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13, 0}
 }
 
 func (x *ListIdsResponse_Entry) GetId() string {
@@ -938,13 +1028,17 @@ var File_berth_exec_v1_launch_proto protoreflect.FileDescriptor
 
 const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\n" +
-	"\x1aberth/exec/v1/launch.proto\x12\rberth.exec.v1\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/image/v1/rootfs.proto\x1a\x1fberth/network/v1/endpoint.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9f\x01\n" +
+	"\x1aberth/exec/v1/launch.proto\x12\rberth.exec.v1\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/image/v1/rootfs.proto\x1a\x1fberth/network/v1/endpoint.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb9\x01\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1b.berth.api.v1.ContainerSpecR\x04spec\x12.\n" +
 	"\x06rootfs\x18\x03 \x01(\v2\x16.berth.image.v1.RootfsR\x06rootfs\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x04 \x01(\tR\tcreatedBy\"@\n" +
+	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x18\n" +
+	"\apending\x18\x05 \x01(\bR\apending\".\n" +
+	"\x0eConfirmRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x11\n" +
+	"\x0fConfirmResponse\"@\n" +
 	"\x0eCreateResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x8a\x01\n" +
@@ -996,11 +1090,12 @@ const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\vauto_remove\x18\x03 \x01(\bR\n" +
 	"autoRemove\x12\x16\n" +
 	"\x06active\x18\x04 \x01(\bR\x06active\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name2\xae\x03\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name2\xf8\x03\n" +
 	"\rLaunchService\x12E\n" +
 	"\x06Create\x12\x1c.berth.exec.v1.CreateRequest\x1a\x1d.berth.exec.v1.CreateResponse\x12B\n" +
 	"\x05Start\x12\x1b.berth.exec.v1.StartRequest\x1a\x1c.berth.exec.v1.StartResponse\x12@\n" +
-	"\x03Run\x12\x19.berth.exec.v1.RunRequest\x1a\x1a.berth.exec.v1.RunResponse(\x010\x01\x12?\n" +
+	"\x03Run\x12\x19.berth.exec.v1.RunRequest\x1a\x1a.berth.exec.v1.RunResponse(\x010\x01\x12H\n" +
+	"\aConfirm\x12\x1d.berth.exec.v1.ConfirmRequest\x1a\x1e.berth.exec.v1.ConfirmResponse\x12?\n" +
 	"\x04Stop\x12\x1a.berth.exec.v1.StopRequest\x1a\x1b.berth.exec.v1.StopResponse\x12E\n" +
 	"\x06Remove\x12\x1c.berth.exec.v1.RemoveRequest\x1a\x1d.berth.exec.v1.RemoveResponse\x12H\n" +
 	"\aListIds\x12\x1d.berth.exec.v1.ListIdsRequest\x1a\x1e.berth.exec.v1.ListIdsResponseB\"Z berth/proto/berth/exec/v1;execv1b\x06proto3"
@@ -1017,66 +1112,70 @@ func file_berth_exec_v1_launch_proto_rawDescGZIP() []byte {
 	return file_berth_exec_v1_launch_proto_rawDescData
 }
 
-var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_berth_exec_v1_launch_proto_goTypes = []any{
 	(*CreateRequest)(nil),         // 0: berth.exec.v1.CreateRequest
-	(*CreateResponse)(nil),        // 1: berth.exec.v1.CreateResponse
-	(*StartRequest)(nil),          // 2: berth.exec.v1.StartRequest
-	(*StartResponse)(nil),         // 3: berth.exec.v1.StartResponse
-	(*RunRequest)(nil),            // 4: berth.exec.v1.RunRequest
-	(*RunResponse)(nil),           // 5: berth.exec.v1.RunResponse
-	(*StopRequest)(nil),           // 6: berth.exec.v1.StopRequest
-	(*StopResponse)(nil),          // 7: berth.exec.v1.StopResponse
-	(*RemoveRequest)(nil),         // 8: berth.exec.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 9: berth.exec.v1.RemoveResponse
-	(*ListIdsRequest)(nil),        // 10: berth.exec.v1.ListIdsRequest
-	(*ListIdsResponse)(nil),       // 11: berth.exec.v1.ListIdsResponse
-	(*RunRequest_Open)(nil),       // 12: berth.exec.v1.RunRequest.Open
-	(*ListIdsResponse_Entry)(nil), // 13: berth.exec.v1.ListIdsResponse.Entry
-	(*v1.ContainerSpec)(nil),      // 14: berth.api.v1.ContainerSpec
-	(*v11.Rootfs)(nil),            // 15: berth.image.v1.Rootfs
-	(*v12.AttachResponse)(nil),    // 16: berth.network.v1.AttachResponse
-	(*v1.TraceStep)(nil),          // 17: berth.api.v1.TraceStep
-	(*v1.TerminalSize)(nil),       // 18: berth.api.v1.TerminalSize
-	(*v1.OutputChunk)(nil),        // 19: berth.api.v1.OutputChunk
-	(*v1.ExitStatus)(nil),         // 20: berth.api.v1.ExitStatus
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*v1.AttachOptions)(nil),      // 22: berth.api.v1.AttachOptions
-	(v1.ContainerState)(0),        // 23: berth.api.v1.ContainerState
+	(*ConfirmRequest)(nil),        // 1: berth.exec.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 2: berth.exec.v1.ConfirmResponse
+	(*CreateResponse)(nil),        // 3: berth.exec.v1.CreateResponse
+	(*StartRequest)(nil),          // 4: berth.exec.v1.StartRequest
+	(*StartResponse)(nil),         // 5: berth.exec.v1.StartResponse
+	(*RunRequest)(nil),            // 6: berth.exec.v1.RunRequest
+	(*RunResponse)(nil),           // 7: berth.exec.v1.RunResponse
+	(*StopRequest)(nil),           // 8: berth.exec.v1.StopRequest
+	(*StopResponse)(nil),          // 9: berth.exec.v1.StopResponse
+	(*RemoveRequest)(nil),         // 10: berth.exec.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 11: berth.exec.v1.RemoveResponse
+	(*ListIdsRequest)(nil),        // 12: berth.exec.v1.ListIdsRequest
+	(*ListIdsResponse)(nil),       // 13: berth.exec.v1.ListIdsResponse
+	(*RunRequest_Open)(nil),       // 14: berth.exec.v1.RunRequest.Open
+	(*ListIdsResponse_Entry)(nil), // 15: berth.exec.v1.ListIdsResponse.Entry
+	(*v1.ContainerSpec)(nil),      // 16: berth.api.v1.ContainerSpec
+	(*v11.Rootfs)(nil),            // 17: berth.image.v1.Rootfs
+	(*v12.AttachResponse)(nil),    // 18: berth.network.v1.AttachResponse
+	(*v1.TraceStep)(nil),          // 19: berth.api.v1.TraceStep
+	(*v1.TerminalSize)(nil),       // 20: berth.api.v1.TerminalSize
+	(*v1.OutputChunk)(nil),        // 21: berth.api.v1.OutputChunk
+	(*v1.ExitStatus)(nil),         // 22: berth.api.v1.ExitStatus
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*v1.AttachOptions)(nil),      // 24: berth.api.v1.AttachOptions
+	(v1.ContainerState)(0),        // 25: berth.api.v1.ContainerState
 }
 var file_berth_exec_v1_launch_proto_depIdxs = []int32{
-	14, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
-	15, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	16, // 2: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
-	15, // 3: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	17, // 4: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	12, // 5: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
-	18, // 6: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	1,  // 7: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
-	3,  // 8: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
-	19, // 9: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
-	20, // 10: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	21, // 11: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	20, // 12: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
-	13, // 13: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
+	16, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
+	17, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	18, // 2: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
+	17, // 3: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	19, // 4: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
+	14, // 5: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
+	20, // 6: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
+	3,  // 7: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
+	5,  // 8: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
+	21, // 9: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
+	22, // 10: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
+	23, // 11: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	22, // 12: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
+	15, // 13: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
 	0,  // 14: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
-	16, // 15: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
-	22, // 16: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	23, // 17: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
+	18, // 15: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
+	24, // 16: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	25, // 17: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
 	0,  // 18: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
-	2,  // 19: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
-	4,  // 20: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
-	6,  // 21: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
-	8,  // 22: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
-	10, // 23: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
-	1,  // 24: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
-	3,  // 25: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
-	5,  // 26: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
-	7,  // 27: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
-	9,  // 28: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
-	11, // 29: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
-	24, // [24:30] is the sub-list for method output_type
-	18, // [18:24] is the sub-list for method input_type
+	4,  // 19: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
+	6,  // 20: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
+	1,  // 21: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
+	8,  // 22: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
+	10, // 23: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
+	12, // 24: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
+	3,  // 25: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
+	5,  // 26: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
+	7,  // 27: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
+	2,  // 28: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
+	9,  // 29: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
+	11, // 30: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
+	13, // 31: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
+	25, // [25:32] is the sub-list for method output_type
+	18, // [18:25] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -1087,13 +1186,13 @@ func file_berth_exec_v1_launch_proto_init() {
 	if File_berth_exec_v1_launch_proto != nil {
 		return
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[4].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[6].OneofWrappers = []any{
 		(*RunRequest_Open_)(nil),
 		(*RunRequest_Stdin)(nil),
 		(*RunRequest_Resize)(nil),
 		(*RunRequest_Signal)(nil),
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[5].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[7].OneofWrappers = []any{
 		(*RunResponse_Created)(nil),
 		(*RunResponse_Started)(nil),
 		(*RunResponse_Output)(nil),
@@ -1105,7 +1204,7 @@ func file_berth_exec_v1_launch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_exec_v1_launch_proto_rawDesc), len(file_berth_exec_v1_launch_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

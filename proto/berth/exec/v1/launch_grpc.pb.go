@@ -24,6 +24,7 @@ const (
 	LaunchService_Create_FullMethodName  = "/berth.exec.v1.LaunchService/Create"
 	LaunchService_Start_FullMethodName   = "/berth.exec.v1.LaunchService/Start"
 	LaunchService_Run_FullMethodName     = "/berth.exec.v1.LaunchService/Run"
+	LaunchService_Confirm_FullMethodName = "/berth.exec.v1.LaunchService/Confirm"
 	LaunchService_Stop_FullMethodName    = "/berth.exec.v1.LaunchService/Stop"
 	LaunchService_Remove_FullMethodName  = "/berth.exec.v1.LaunchService/Remove"
 	LaunchService_ListIds_FullMethodName = "/berth.exec.v1.LaunchService/ListIds"
@@ -44,6 +45,9 @@ type LaunchServiceClient interface {
 	// Server: `created`, `started`, output, and, when open.attach is set, `exited` last; otherwise the stream ends after
 	// `started`. When creation or start fails nothing is left. When the client leaves after `started` the container goes on.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunResponse], error)
+	// Makes a container that was created pending one that outlives the machine; its record is durable when the answer
+	// comes.
+	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 	// Signal, wait, kill. Answers when the container has exited; DEADLINE_EXCEEDED when even SIGKILL does not end it
 	// within 10 s (a process in D state); the state then says so.
 	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error)
@@ -95,6 +99,16 @@ func (c *launchServiceClient) Run(ctx context.Context, opts ...grpc.CallOption) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LaunchService_RunClient = grpc.BidiStreamingClient[RunRequest, RunResponse]
 
+func (c *launchServiceClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmResponse)
+	err := c.cc.Invoke(ctx, LaunchService_Confirm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *launchServiceClient) Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StopResponse)
@@ -140,6 +154,9 @@ type LaunchServiceServer interface {
 	// Server: `created`, `started`, output, and, when open.attach is set, `exited` last; otherwise the stream ends after
 	// `started`. When creation or start fails nothing is left. When the client leaves after `started` the container goes on.
 	Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error
+	// Makes a container that was created pending one that outlives the machine; its record is durable when the answer
+	// comes.
+	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	// Signal, wait, kill. Answers when the container has exited; DEADLINE_EXCEEDED when even SIGKILL does not end it
 	// within 10 s (a process in D state); the state then says so.
 	Stop(context.Context, *StopRequest) (*StopResponse, error)
@@ -166,6 +183,9 @@ func (UnimplementedLaunchServiceServer) Start(context.Context, *StartRequest) (*
 }
 func (UnimplementedLaunchServiceServer) Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error {
 	return status.Error(codes.Unimplemented, "method Run not implemented")
+}
+func (UnimplementedLaunchServiceServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
 }
 func (UnimplementedLaunchServiceServer) Stop(context.Context, *StopRequest) (*StopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
@@ -240,6 +260,24 @@ func _LaunchService_Run_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LaunchService_RunServer = grpc.BidiStreamingServer[RunRequest, RunResponse]
 
+func _LaunchService_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LaunchServiceServer).Confirm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LaunchService_Confirm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LaunchServiceServer).Confirm(ctx, req.(*ConfirmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LaunchService_Stop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StopRequest)
 	if err := dec(in); err != nil {
@@ -308,6 +346,10 @@ var LaunchService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Start",
 			Handler:    _LaunchService_Start_Handler,
+		},
+		{
+			MethodName: "Confirm",
+			Handler:    _LaunchService_Confirm_Handler,
 		},
 		{
 			MethodName: "Stop",

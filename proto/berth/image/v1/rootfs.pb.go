@@ -99,8 +99,10 @@ type PrepareRequest struct {
 	ImageVolumes bool `protobuf:"varint,6,opt,name=image_volumes,json=imageVolumes,proto3" json:"image_volumes,omitempty"`
 	// Targets that binds or tmpfs mounts of the caller cover.
 	CoveredTargets []string `protobuf:"bytes,7,rep,name=covered_targets,json=coveredTargets,proto3" json:"covered_targets,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Answer before it is on the disk; Sync waits for that.
+	SyncLater     bool `protobuf:"varint,8,opt,name=sync_later,json=syncLater,proto3" json:"sync_later,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PrepareRequest) Reset() {
@@ -182,6 +184,93 @@ func (x *PrepareRequest) GetCoveredTargets() []string {
 	return nil
 }
 
+func (x *PrepareRequest) GetSyncLater() bool {
+	if x != nil {
+		return x.SyncLater
+	}
+	return false
+}
+
+type SyncRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncRequest) Reset() {
+	*x = SyncRequest{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncRequest) ProtoMessage() {}
+
+func (x *SyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
+func (*SyncRequest) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SyncRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type SyncResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncResponse) Reset() {
+	*x = SyncResponse{}
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncResponse) ProtoMessage() {}
+
+func (x *SyncResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
+func (*SyncResponse) Descriptor() ([]byte, []int) {
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{3}
+}
+
 type PrepareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rootfs        *Rootfs                `protobuf:"bytes,1,opt,name=rootfs,proto3" json:"rootfs,omitempty"`
@@ -191,7 +280,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[2]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +292,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[2]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +305,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{2}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PrepareResponse) GetRootfs() *Rootfs {
@@ -241,7 +330,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[3]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +342,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[3]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +355,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{3}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rootfs) GetContainerId() string {
@@ -330,7 +419,7 @@ type MountRecipe struct {
 
 func (x *MountRecipe) Reset() {
 	*x = MountRecipe{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[4]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +431,7 @@ func (x *MountRecipe) String() string {
 func (*MountRecipe) ProtoMessage() {}
 
 func (x *MountRecipe) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[4]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +444,7 @@ func (x *MountRecipe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountRecipe.ProtoReflect.Descriptor instead.
 func (*MountRecipe) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{4}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MountRecipe) GetType() string {
@@ -413,7 +502,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[5]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +514,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[5]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +527,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{5}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VolumeMount) GetName() string {
@@ -485,7 +574,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[6]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +586,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[6]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +599,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{6}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRequest) GetContainerId() string {
@@ -529,7 +618,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[7]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +630,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[7]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +643,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{7}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetResponse) GetRootfs() *Rootfs {
@@ -575,7 +664,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[8]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +676,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[8]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +689,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{8}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReleaseRequest) GetContainerId() string {
@@ -625,7 +714,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[9]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +726,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[9]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +739,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{9}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{11}
 }
 
 type ListRequest struct {
@@ -661,7 +750,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[10]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +762,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[10]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +775,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{10}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{12}
 }
 
 type ListResponse struct {
@@ -698,7 +787,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[11]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +799,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[11]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +812,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{11}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListResponse) GetRootfs() []*RootfsSummary {
@@ -745,7 +834,7 @@ type RootfsSummary struct {
 
 func (x *RootfsSummary) Reset() {
 	*x = RootfsSummary{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[12]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +846,7 @@ func (x *RootfsSummary) String() string {
 func (*RootfsSummary) ProtoMessage() {}
 
 func (x *RootfsSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[12]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +859,7 @@ func (x *RootfsSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootfsSummary.ProtoReflect.Descriptor instead.
 func (*RootfsSummary) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{12}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RootfsSummary) GetContainerId() string {
@@ -802,7 +891,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[13]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +903,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[13]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +916,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{13}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{15}
 }
 
 type UsageResponse struct {
@@ -845,7 +934,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[14]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +946,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[14]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +959,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{14}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UsageResponse) GetBlobBytes() int64 {
@@ -931,7 +1020,7 @@ type ChangesRequest struct {
 
 func (x *ChangesRequest) Reset() {
 	*x = ChangesRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[15]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1032,7 @@ func (x *ChangesRequest) String() string {
 func (*ChangesRequest) ProtoMessage() {}
 
 func (x *ChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[15]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1045,7 @@ func (x *ChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangesRequest.ProtoReflect.Descriptor instead.
 func (*ChangesRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{15}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangesRequest) GetContainerId() string {
@@ -975,7 +1064,7 @@ type ChangesResponse struct {
 
 func (x *ChangesResponse) Reset() {
 	*x = ChangesResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[16]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1076,7 @@ func (x *ChangesResponse) String() string {
 func (*ChangesResponse) ProtoMessage() {}
 
 func (x *ChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[16]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1089,7 @@ func (x *ChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangesResponse.ProtoReflect.Descriptor instead.
 func (*ChangesResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{16}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangesResponse) GetChanges() []*v1.FileChange {
@@ -1025,7 +1114,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1126,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[17]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1139,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{17}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CommitRequest) GetCommit() *v1.CommitRequest {
@@ -1087,7 +1176,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1188,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[18]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1201,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{18}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CommitResponse) GetMessage() isCommitResponse_Message {
@@ -1165,7 +1254,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1266,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[19]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1279,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{19}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExportRequest) GetContainerId() string {
@@ -1209,7 +1298,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1310,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_image_v1_rootfs_proto_msgTypes[20]
+	mi := &file_berth_image_v1_rootfs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1323,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{20}
+	return file_berth_image_v1_rootfs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExportResponse) GetData() []byte {
@@ -1252,7 +1341,7 @@ const file_berth_image_v1_rootfs_proto_rawDesc = "" +
 	"\rVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x17\n" +
-	"\ano_copy\x18\x03 \x01(\bR\x06noCopy\"\x8a\x02\n" +
+	"\ano_copy\x18\x03 \x01(\bR\x06noCopy\"\xa9\x02\n" +
 	"\x0ePrepareRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1a\n" +
@@ -1260,7 +1349,12 @@ const file_berth_image_v1_rootfs_proto_rawDesc = "" +
 	"\avolumes\x18\x04 \x03(\v2\x1d.berth.image.v1.VolumeRequestR\avolumes\x12\x1c\n" +
 	"\tephemeral\x18\x05 \x01(\bR\tephemeral\x12#\n" +
 	"\rimage_volumes\x18\x06 \x01(\bR\fimageVolumes\x12'\n" +
-	"\x0fcovered_targets\x18\a \x03(\tR\x0ecoveredTargets\"A\n" +
+	"\x0fcovered_targets\x18\a \x03(\tR\x0ecoveredTargets\x12\x1d\n" +
+	"\n" +
+	"sync_later\x18\b \x01(\bR\tsyncLater\"0\n" +
+	"\vSyncRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x0e\n" +
+	"\fSyncResponse\"A\n" +
 	"\x0fPrepareResponse\x12.\n" +
 	"\x06rootfs\x18\x01 \x01(\v2\x16.berth.image.v1.RootfsR\x06rootfs\"\x8e\x02\n" +
 	"\x06Rootfs\x12!\n" +
@@ -1327,9 +1421,10 @@ const file_berth_image_v1_rootfs_proto_rawDesc = "" +
 	"\rExportRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"$\n" +
 	"\x0eExportResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xaa\x02\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xed\x02\n" +
 	"\rRootfsService\x12J\n" +
-	"\aPrepare\x12\x1e.berth.image.v1.PrepareRequest\x1a\x1f.berth.image.v1.PrepareResponse\x12>\n" +
+	"\aPrepare\x12\x1e.berth.image.v1.PrepareRequest\x1a\x1f.berth.image.v1.PrepareResponse\x12A\n" +
+	"\x04Sync\x12\x1b.berth.image.v1.SyncRequest\x1a\x1c.berth.image.v1.SyncResponse\x12>\n" +
 	"\x03Get\x12\x1a.berth.image.v1.GetRequest\x1a\x1b.berth.image.v1.GetResponse\x12J\n" +
 	"\aRelease\x12\x1e.berth.image.v1.ReleaseRequest\x1a\x1f.berth.image.v1.ReleaseResponse\x12A\n" +
 	"\x04List\x12\x1b.berth.image.v1.ListRequest\x1a\x1c.berth.image.v1.ListResponse2\xb6\x02\n" +
@@ -1351,66 +1446,70 @@ func file_berth_image_v1_rootfs_proto_rawDescGZIP() []byte {
 	return file_berth_image_v1_rootfs_proto_rawDescData
 }
 
-var file_berth_image_v1_rootfs_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_berth_image_v1_rootfs_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_berth_image_v1_rootfs_proto_goTypes = []any{
 	(*VolumeRequest)(nil),            // 0: berth.image.v1.VolumeRequest
 	(*PrepareRequest)(nil),           // 1: berth.image.v1.PrepareRequest
-	(*PrepareResponse)(nil),          // 2: berth.image.v1.PrepareResponse
-	(*Rootfs)(nil),                   // 3: berth.image.v1.Rootfs
-	(*MountRecipe)(nil),              // 4: berth.image.v1.MountRecipe
-	(*VolumeMount)(nil),              // 5: berth.image.v1.VolumeMount
-	(*GetRequest)(nil),               // 6: berth.image.v1.GetRequest
-	(*GetResponse)(nil),              // 7: berth.image.v1.GetResponse
-	(*ReleaseRequest)(nil),           // 8: berth.image.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),          // 9: berth.image.v1.ReleaseResponse
-	(*ListRequest)(nil),              // 10: berth.image.v1.ListRequest
-	(*ListResponse)(nil),             // 11: berth.image.v1.ListResponse
-	(*RootfsSummary)(nil),            // 12: berth.image.v1.RootfsSummary
-	(*UsageRequest)(nil),             // 13: berth.image.v1.UsageRequest
-	(*UsageResponse)(nil),            // 14: berth.image.v1.UsageResponse
-	(*ChangesRequest)(nil),           // 15: berth.image.v1.ChangesRequest
-	(*ChangesResponse)(nil),          // 16: berth.image.v1.ChangesResponse
-	(*CommitRequest)(nil),            // 17: berth.image.v1.CommitRequest
-	(*CommitResponse)(nil),           // 18: berth.image.v1.CommitResponse
-	(*ExportRequest)(nil),            // 19: berth.image.v1.ExportRequest
-	(*ExportResponse)(nil),           // 20: berth.image.v1.ExportResponse
-	(*v1.ImageConfig)(nil),           // 21: berth.api.v1.ImageConfig
-	(*v1.FileChange)(nil),            // 22: berth.api.v1.FileChange
-	(*v1.CommitRequest)(nil),         // 23: berth.api.v1.CommitRequest
-	(*v1.JobProgress)(nil),           // 24: berth.api.v1.JobProgress
-	(*v1.CommitResponse_Result)(nil), // 25: berth.api.v1.CommitResponse.Result
+	(*SyncRequest)(nil),              // 2: berth.image.v1.SyncRequest
+	(*SyncResponse)(nil),             // 3: berth.image.v1.SyncResponse
+	(*PrepareResponse)(nil),          // 4: berth.image.v1.PrepareResponse
+	(*Rootfs)(nil),                   // 5: berth.image.v1.Rootfs
+	(*MountRecipe)(nil),              // 6: berth.image.v1.MountRecipe
+	(*VolumeMount)(nil),              // 7: berth.image.v1.VolumeMount
+	(*GetRequest)(nil),               // 8: berth.image.v1.GetRequest
+	(*GetResponse)(nil),              // 9: berth.image.v1.GetResponse
+	(*ReleaseRequest)(nil),           // 10: berth.image.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 11: berth.image.v1.ReleaseResponse
+	(*ListRequest)(nil),              // 12: berth.image.v1.ListRequest
+	(*ListResponse)(nil),             // 13: berth.image.v1.ListResponse
+	(*RootfsSummary)(nil),            // 14: berth.image.v1.RootfsSummary
+	(*UsageRequest)(nil),             // 15: berth.image.v1.UsageRequest
+	(*UsageResponse)(nil),            // 16: berth.image.v1.UsageResponse
+	(*ChangesRequest)(nil),           // 17: berth.image.v1.ChangesRequest
+	(*ChangesResponse)(nil),          // 18: berth.image.v1.ChangesResponse
+	(*CommitRequest)(nil),            // 19: berth.image.v1.CommitRequest
+	(*CommitResponse)(nil),           // 20: berth.image.v1.CommitResponse
+	(*ExportRequest)(nil),            // 21: berth.image.v1.ExportRequest
+	(*ExportResponse)(nil),           // 22: berth.image.v1.ExportResponse
+	(*v1.ImageConfig)(nil),           // 23: berth.api.v1.ImageConfig
+	(*v1.FileChange)(nil),            // 24: berth.api.v1.FileChange
+	(*v1.CommitRequest)(nil),         // 25: berth.api.v1.CommitRequest
+	(*v1.JobProgress)(nil),           // 26: berth.api.v1.JobProgress
+	(*v1.CommitResponse_Result)(nil), // 27: berth.api.v1.CommitResponse.Result
 }
 var file_berth_image_v1_rootfs_proto_depIdxs = []int32{
 	0,  // 0: berth.image.v1.PrepareRequest.volumes:type_name -> berth.image.v1.VolumeRequest
-	3,  // 1: berth.image.v1.PrepareResponse.rootfs:type_name -> berth.image.v1.Rootfs
-	21, // 2: berth.image.v1.Rootfs.config:type_name -> berth.api.v1.ImageConfig
-	4,  // 3: berth.image.v1.Rootfs.recipe:type_name -> berth.image.v1.MountRecipe
-	5,  // 4: berth.image.v1.Rootfs.volumes:type_name -> berth.image.v1.VolumeMount
-	3,  // 5: berth.image.v1.GetResponse.rootfs:type_name -> berth.image.v1.Rootfs
-	12, // 6: berth.image.v1.ListResponse.rootfs:type_name -> berth.image.v1.RootfsSummary
-	22, // 7: berth.image.v1.ChangesResponse.changes:type_name -> berth.api.v1.FileChange
-	23, // 8: berth.image.v1.CommitRequest.commit:type_name -> berth.api.v1.CommitRequest
-	21, // 9: berth.image.v1.CommitRequest.config:type_name -> berth.api.v1.ImageConfig
-	24, // 10: berth.image.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
-	25, // 11: berth.image.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
+	5,  // 1: berth.image.v1.PrepareResponse.rootfs:type_name -> berth.image.v1.Rootfs
+	23, // 2: berth.image.v1.Rootfs.config:type_name -> berth.api.v1.ImageConfig
+	6,  // 3: berth.image.v1.Rootfs.recipe:type_name -> berth.image.v1.MountRecipe
+	7,  // 4: berth.image.v1.Rootfs.volumes:type_name -> berth.image.v1.VolumeMount
+	5,  // 5: berth.image.v1.GetResponse.rootfs:type_name -> berth.image.v1.Rootfs
+	14, // 6: berth.image.v1.ListResponse.rootfs:type_name -> berth.image.v1.RootfsSummary
+	24, // 7: berth.image.v1.ChangesResponse.changes:type_name -> berth.api.v1.FileChange
+	25, // 8: berth.image.v1.CommitRequest.commit:type_name -> berth.api.v1.CommitRequest
+	23, // 9: berth.image.v1.CommitRequest.config:type_name -> berth.api.v1.ImageConfig
+	26, // 10: berth.image.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
+	27, // 11: berth.image.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
 	1,  // 12: berth.image.v1.RootfsService.Prepare:input_type -> berth.image.v1.PrepareRequest
-	6,  // 13: berth.image.v1.RootfsService.Get:input_type -> berth.image.v1.GetRequest
-	8,  // 14: berth.image.v1.RootfsService.Release:input_type -> berth.image.v1.ReleaseRequest
-	10, // 15: berth.image.v1.RootfsService.List:input_type -> berth.image.v1.ListRequest
-	13, // 16: berth.image.v1.StoreService.Usage:input_type -> berth.image.v1.UsageRequest
-	15, // 17: berth.image.v1.StoreService.Changes:input_type -> berth.image.v1.ChangesRequest
-	17, // 18: berth.image.v1.StoreService.Commit:input_type -> berth.image.v1.CommitRequest
-	19, // 19: berth.image.v1.StoreService.Export:input_type -> berth.image.v1.ExportRequest
-	2,  // 20: berth.image.v1.RootfsService.Prepare:output_type -> berth.image.v1.PrepareResponse
-	7,  // 21: berth.image.v1.RootfsService.Get:output_type -> berth.image.v1.GetResponse
-	9,  // 22: berth.image.v1.RootfsService.Release:output_type -> berth.image.v1.ReleaseResponse
-	11, // 23: berth.image.v1.RootfsService.List:output_type -> berth.image.v1.ListResponse
-	14, // 24: berth.image.v1.StoreService.Usage:output_type -> berth.image.v1.UsageResponse
-	16, // 25: berth.image.v1.StoreService.Changes:output_type -> berth.image.v1.ChangesResponse
-	18, // 26: berth.image.v1.StoreService.Commit:output_type -> berth.image.v1.CommitResponse
-	20, // 27: berth.image.v1.StoreService.Export:output_type -> berth.image.v1.ExportResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
+	2,  // 13: berth.image.v1.RootfsService.Sync:input_type -> berth.image.v1.SyncRequest
+	8,  // 14: berth.image.v1.RootfsService.Get:input_type -> berth.image.v1.GetRequest
+	10, // 15: berth.image.v1.RootfsService.Release:input_type -> berth.image.v1.ReleaseRequest
+	12, // 16: berth.image.v1.RootfsService.List:input_type -> berth.image.v1.ListRequest
+	15, // 17: berth.image.v1.StoreService.Usage:input_type -> berth.image.v1.UsageRequest
+	17, // 18: berth.image.v1.StoreService.Changes:input_type -> berth.image.v1.ChangesRequest
+	19, // 19: berth.image.v1.StoreService.Commit:input_type -> berth.image.v1.CommitRequest
+	21, // 20: berth.image.v1.StoreService.Export:input_type -> berth.image.v1.ExportRequest
+	4,  // 21: berth.image.v1.RootfsService.Prepare:output_type -> berth.image.v1.PrepareResponse
+	3,  // 22: berth.image.v1.RootfsService.Sync:output_type -> berth.image.v1.SyncResponse
+	9,  // 23: berth.image.v1.RootfsService.Get:output_type -> berth.image.v1.GetResponse
+	11, // 24: berth.image.v1.RootfsService.Release:output_type -> berth.image.v1.ReleaseResponse
+	13, // 25: berth.image.v1.RootfsService.List:output_type -> berth.image.v1.ListResponse
+	16, // 26: berth.image.v1.StoreService.Usage:output_type -> berth.image.v1.UsageResponse
+	18, // 27: berth.image.v1.StoreService.Changes:output_type -> berth.image.v1.ChangesResponse
+	20, // 28: berth.image.v1.StoreService.Commit:output_type -> berth.image.v1.CommitResponse
+	22, // 29: berth.image.v1.StoreService.Export:output_type -> berth.image.v1.ExportResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1421,7 +1520,7 @@ func file_berth_image_v1_rootfs_proto_init() {
 	if File_berth_image_v1_rootfs_proto != nil {
 		return
 	}
-	file_berth_image_v1_rootfs_proto_msgTypes[18].OneofWrappers = []any{
+	file_berth_image_v1_rootfs_proto_msgTypes[20].OneofWrappers = []any{
 		(*CommitResponse_Progress)(nil),
 		(*CommitResponse_Result)(nil),
 	}
@@ -1431,7 +1530,7 @@ func file_berth_image_v1_rootfs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_image_v1_rootfs_proto_rawDesc), len(file_berth_image_v1_rootfs_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

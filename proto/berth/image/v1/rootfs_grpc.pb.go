@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RootfsService_Prepare_FullMethodName = "/berth.image.v1.RootfsService/Prepare"
+	RootfsService_Sync_FullMethodName    = "/berth.image.v1.RootfsService/Sync"
 	RootfsService_Get_FullMethodName     = "/berth.image.v1.RootfsService/Get"
 	RootfsService_Release_FullMethodName = "/berth.image.v1.RootfsService/Release"
 	RootfsService_List_FullMethodName    = "/berth.image.v1.RootfsService/List"
@@ -36,9 +37,11 @@ const (
 type RootfsServiceClient interface {
 	// Makes the writable layer of a container, and its volumes, and answers with the recipe. The writable layer's
 	// existence keeps the image and the volumes from removal. ALREADY_EXISTS when the container has one;
-	// NOT_FOUND (reason IMAGE_NOT_FOUND) when the image is not in the store. No fsync: what a crash loses, the engine
-	// releases again.
+	// NOT_FOUND (reason IMAGE_NOT_FOUND) when the image is not in the store. It is on the disk then,
+	// unless the request is ephemeral or sync_later: what a crash loses, the engine releases again.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
+	// Waits until a root file system that was prepared with sync_later is on the disk. NOT_FOUND when there is none.
+	Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncResponse, error)
 	// The recipe of an existing root file system again (for `start`). NOT_FOUND when there is none.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// Gives a writable layer back; it is renamed away at once and deleted in the background. Releasing what is not there
@@ -60,6 +63,16 @@ func (c *rootfsServiceClient) Prepare(ctx context.Context, in *PrepareRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PrepareResponse)
 	err := c.cc.Invoke(ctx, RootfsService_Prepare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rootfsServiceClient) Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SyncResponse)
+	err := c.cc.Invoke(ctx, RootfsService_Sync_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,9 +118,11 @@ func (c *rootfsServiceClient) List(ctx context.Context, in *ListRequest, opts ..
 type RootfsServiceServer interface {
 	// Makes the writable layer of a container, and its volumes, and answers with the recipe. The writable layer's
 	// existence keeps the image and the volumes from removal. ALREADY_EXISTS when the container has one;
-	// NOT_FOUND (reason IMAGE_NOT_FOUND) when the image is not in the store. No fsync: what a crash loses, the engine
-	// releases again.
+	// NOT_FOUND (reason IMAGE_NOT_FOUND) when the image is not in the store. It is on the disk then,
+	// unless the request is ephemeral or sync_later: what a crash loses, the engine releases again.
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
+	// Waits until a root file system that was prepared with sync_later is on the disk. NOT_FOUND when there is none.
+	Sync(context.Context, *SyncRequest) (*SyncResponse, error)
 	// The recipe of an existing root file system again (for `start`). NOT_FOUND when there is none.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// Gives a writable layer back; it is renamed away at once and deleted in the background. Releasing what is not there
@@ -127,6 +142,9 @@ type UnimplementedRootfsServiceServer struct{}
 
 func (UnimplementedRootfsServiceServer) Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
+}
+func (UnimplementedRootfsServiceServer) Sync(context.Context, *SyncRequest) (*SyncResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sync not implemented")
 }
 func (UnimplementedRootfsServiceServer) Get(context.Context, *GetRequest) (*GetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
@@ -172,6 +190,24 @@ func _RootfsService_Prepare_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(RootfsServiceServer).Prepare(ctx, req.(*PrepareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RootfsService_Sync_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SyncRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RootfsServiceServer).Sync(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RootfsService_Sync_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RootfsServiceServer).Sync(ctx, req.(*SyncRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -240,6 +276,10 @@ var RootfsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Prepare",
 			Handler:    _RootfsService_Prepare_Handler,
+		},
+		{
+			MethodName: "Sync",
+			Handler:    _RootfsService_Sync_Handler,
 		},
 		{
 			MethodName: "Get",
