@@ -230,12 +230,20 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-func TestMknodDenied(t *testing.T) {
+// S-35: who has CAP_MKNOD makes any node, and opens none that is not allowed.
+func TestS35DeviceMadeIsNotOpened(t *testing.T) {
 	l, p, _ := testParent(t)
 	g := testGroup(t, p, Resources{})
 	path := filepath.Join(t.TempDir(), "kmsg")
-	if out, err := output(t, l, g, exec.Command("mknod", path, "c", "1", "11")); err == nil {
-		t.Errorf("mknod of a denied device: %q", out)
+	if out, err := output(t, l, g, exec.Command("mknod", path, "c", "1", "11")); err != nil {
+		t.Errorf("mknod: %v, %q", err, out)
+	}
+	if out, err := output(t, l, g, exec.Command("sh", "-c", "exec 3<"+path)); err == nil {
+		t.Errorf("opening a denied device: %q", out)
+	}
+	none := testGroup(t, p, Resources{Devices: &devices.Policy{}})
+	if out, err := output(t, l, none, exec.Command("mknod", path+"2", "c", "1", "11")); err == nil {
+		t.Errorf("mknod with a policy that denies all: %q", out)
 	}
 }
 
