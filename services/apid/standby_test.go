@@ -29,11 +29,13 @@ func (w *world) spareIDs() map[string]bool {
 	return ids
 }
 
-func (w *world) spares(n int) {
+// spares waits until there are some, and nothing else.
+func (w *world) spares() {
 	w.t.Helper()
 	w.eventually("spares", func() (string, bool) {
 		ids, c := w.spareIDs(), w.counts()
-		return "", len(ids) == n && c.rootfs == n && c.endpoints == n
+		n := len(ids)
+		return fmt.Sprint(n, c), n > 0 && c == counts{rootfs: n, endpoints: n}
 	})
 }
 
@@ -79,7 +81,7 @@ func TestStandbyIsUsedByTheNextRun(t *testing.T) {
 	if _, steps := w.runUnnamed(nil); !steps["imaged prepare"] {
 		t.Errorf("the first run has steps %v", steps)
 	}
-	w.spares(1)
+	w.spares()
 	ready := w.spareIDs()
 	id, steps := w.runUnnamed(nil)
 	if !ready[id] || !steps["standby"] || steps["imaged prepare"] || steps["netd attach"] {
@@ -101,9 +103,9 @@ func TestStandbyFitsOrIsNotUsed(t *testing.T) {
 		"port": func(s *apiv1.ContainerSpec) {
 			s.Network = &apiv1.NetworkSpec{Ports: []*apiv1.PortMapping{{ContainerPort: 1}}}
 		},
-		"no network": func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Mode: "none"} },
-		"address":    func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Ip: "10.88.0.9"} },
-		"alias":      func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Aliases: []string{"a"}} },
+		"another network": func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Mode: "mine"} },
+		"address":         func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Ip: "10.88.0.9"} },
+		"alias":           func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Aliases: []string{"a"}} },
 		"volume": func(s *apiv1.ContainerSpec) {
 			s.Mounts = []*apiv1.MountSpec{{Type: apiv1.MountType_MOUNT_TYPE_VOLUME, Source: "v", Target: "/v"}}
 		},
@@ -147,7 +149,7 @@ func TestStandbyGivesWay(t *testing.T) {
 		},
 	} {
 		w.runUnnamed(nil)
-		w.spares(1)
+		w.spares()
 		if err := call(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -171,12 +173,12 @@ func TestStandbyEndsWithTheImagesVolumes(t *testing.T) {
 func TestStandbyIsReconciled(t *testing.T) {
 	w := newWorld(t)
 	w.runUnnamed(nil)
-	w.spares(1)
+	w.spares()
 	w.netd.stop()
 	w.netd.start() // wakes the reconciler, and netd may have lost what it had
 	w.expect(counts{})
 	w.runUnnamed(nil)
-	w.spares(1)
+	w.spares()
 }
 
 // Every method is either calm or not, and no name is mistyped.

@@ -28,7 +28,7 @@ import (
 const standbyTime = 10 * time.Second
 
 // shape is what spares are made for.
-type shape struct{ image, platform string }
+type shape struct{ image, platform, network string }
 
 // spare is the parts of a container that nobody has asked for yet.
 type spare struct {
@@ -57,9 +57,17 @@ func usualShape(s *apiv1.ContainerSpec) (shape, bool) {
 	own := len(n.GetPorts()) > 0 || n.GetPublishAll() || n.GetIp() != "" || n.GetMacAddress() != "" || len(n.GetAliases()) > 0 ||
 		len(n.GetDns()) > 0 || len(n.GetDnsSearch()) > 0 || len(n.GetDnsOptions()) > 0 || len(n.GetExtraHosts()) > 0 || len(n.GetExpose()) > 0
 	volume := func(m *apiv1.MountSpec) bool { return m.Type == apiv1.MountType_MOUNT_TYPE_VOLUME }
-	usual := s.AutoRemove && s.Name == "" && s.Hostname == "" && !own && (n.GetMode() == "" || n.GetMode() == defaultNetwork) &&
+	mode := n.GetMode()
+	switch mode {
+	case "":
+		mode = defaultNetwork
+	case defaultNetwork, "none", "host":
+	default:
+		return shape{}, false
+	}
+	usual := s.AutoRemove && s.Name == "" && s.Hostname == "" && !own &&
 		s.Pull != apiv1.PullPolicy_PULL_POLICY_ALWAYS && !slices.ContainsFunc(s.Mounts, volume)
-	return shape{s.Image, s.Platform}, usual
+	return shape{s.Image, s.Platform, mode}, usual
 }
 
 // takeSpare gives the parts of a container of that spec, or nil.
@@ -147,7 +155,7 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 // makeSpare gives nil if it cannot be made, or should not: an image with volumes
 // would get new ones, for all to see.
 func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
-	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: new(apiv1.NetworkSpec)}}
+	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: &apiv1.NetworkSpec{Mode: s.network}}}
 	made := &spare{container: c, settled: e.making.add(c.id)}
 	rootfs, err := e.Backends.Rootfs().Prepare(ctx, prepareRequest(c))
 	if err == nil && len(rootfs.GetRootfs().GetConfig().GetVolumes()) == 0 {
