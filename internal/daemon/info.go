@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"os"
+	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
@@ -32,7 +33,7 @@ func (s *infoServer) GetDaemonInfo(context.Context, *apiv1.SystemServiceGetDaemo
 	info := &apiv1.DaemonInfo{
 		Name: s.name, Version: version.Number(), Pid: int32(os.Getpid()), StartedAt: timestamppb.New(s.began),
 		Uptime: durationpb.New(time.Since(s.began)), Status: "serving", Uid: uint32(os.Geteuid()),
-		Facts: map[string]string{}, Counters: map[string]int64{},
+		Facts: map[string]string{}, Counters: map[string]int64{"goroutines": int64(runtime.NumGoroutine())},
 	}
 	s.fill(info)
 	return &apiv1.SystemServiceGetDaemonInfoResponse{Info: info}, nil

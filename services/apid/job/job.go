@@ -98,9 +98,7 @@ func (t *Table) Close(patience time.Duration) {
 	t.mu.Lock()
 	t.closed = true
 	for _, j := range t.jobs {
-		if j.cancel != nil {
-			j.cancel(errStopping)
-		}
+		j.stop(errStopping)
 	}
 	t.mu.Unlock()
 	idle := make(chan struct{})
@@ -294,12 +292,14 @@ func newID() string {
 
 // Job is one job. Its methods may be called from any goroutine.
 type Job struct {
-	table  *Table
-	begun  time.Time // monotonic; zero for a job of an earlier process
-	cancel context.CancelCauseFunc
-	done   chan struct{}
+	table *Table
+	begun time.Time // monotonic; zero for a job of an earlier process
+	done  chan struct{}
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// cancel is nil once the job has ended: the history must not keep the context,
+	// with all that the call had.
+	cancel   context.CancelCauseFunc
 	record   *apiv1.Job
 	err      error
 	progress []progressItem
@@ -351,8 +351,18 @@ func (j *Job) Cancel() error {
 	case <-j.done:
 		return fault.FailedPrecondition.Errorf("JOB_ENDED", "job %s has ended", j.ID()).With("job", j.ID())
 	default:
-		j.cancel(errCancelled)
+		j.stop(errCancelled)
 		return nil
+	}
+}
+
+// stop ends the context of the work with a cause.
+func (j *Job) stop(cause error) {
+	j.mu.Lock()
+	cancel := j.cancel
+	j.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
 	}
 }
 
@@ -489,7 +499,7 @@ func (j *Job) End(result string, err error) {
 		return
 	}
 	j.table.finish(j)
-	j.cancel(nil)
+	j.stop(nil)
 	close(j.done)
-	j.update(func() {})
+	j.update(func() { j.cancel = nil })
 }
