@@ -17,7 +17,8 @@ import (
 const (
 	idleBatch   = 17 // containers started between two looks at the memory
 	idleBatches = 6
-	watch       = 2 * time.Second // for wake-ups, as often as there are batches
+	calm        = 15 * time.Second // until the engine has put back what it made ahead
+	watch       = 2 * time.Second  // for wake-ups, as often as there are batches
 )
 
 // memory looks at an engine that has just been started: what its processes take with and without idle containers, and
@@ -29,6 +30,7 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 		return nil, err
 	}
 	time.Sleep(2 * time.Second) // until the pools are full
+	time.Sleep(calm)
 	wakeups, err := s.berth.wakeups(ctx, s.options)
 	if err != nil {
 		return nil, err
@@ -38,7 +40,7 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 		for name, mb := range s.berth.memory(s.options) {
 			before[name] = append(before[name], mb)
 		}
-		time.Sleep(settle)
+		time.Sleep(calm)
 	}
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		f.add(name+", idle", "MB PSS", before[name]...)
