@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"berth/internal/config"
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/apid/engine"
 )
@@ -126,6 +127,27 @@ func TestStandbyFitsOrIsNotUsed(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		return fmt.Sprint(steps), steps["standby"]
 	})
+}
+
+// Several shapes stand by side by side, but not more than there may be.
+func TestStandbyOfSeveralShapes(t *testing.T) {
+	w := newWorld(t)
+	for range 3 {
+		for _, mode := range []string{"bridge", "none", "host"} {
+			w.runUnnamed(func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Mode: mode} })
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, mode := range []string{"bridge", "none", "host"} {
+		w.eventually(mode+" from standby", func() (string, bool) {
+			_, steps := w.runUnnamed(func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{Mode: mode} })
+			time.Sleep(20 * time.Millisecond)
+			return fmt.Sprint(steps), steps["standby"]
+		})
+	}
+	if n := len(w.spareIDs()); n > config.Default().Apid.Standby {
+		t.Errorf("%d spares", n)
+	}
 }
 
 // Calls that change what a name means, or count, find nothing that stands by.

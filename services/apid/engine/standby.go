@@ -24,14 +24,19 @@ import (
 // used.
 
 // standbyTime is how long spares wait for a run; then the engine is idle and
-// holds nothing. All are of one shape; the configuration says how many.
+// holds nothing. The configuration says how many there are at most.
 const standbyTime = 10 * time.Second
+
+// alike is how many spares of one shape there are at most: one for the next run,
+// and one for who comes while the first is replaced.
+const alike = 2
 
 // shape is what spares are made for.
 type shape struct{ image, platform, network string }
 
 // spare is the parts of a container that nobody has asked for yet.
 type spare struct {
+	shape     shape
 	container container
 	parts     parts
 	settled   func() // takes the id out of making
@@ -40,9 +45,8 @@ type spare struct {
 // standby keeps the spares.
 type standby struct {
 	mu     sync.Mutex
-	shape  shape
-	spares []*spare
-	making int
+	spares []*spare // the oldest first
+	making []shape
 	epoch  int // spares begun in an earlier epoch are not kept
 	holds  int // calls that want none to be made meanwhile
 	trails map[chan struct{}]bool
@@ -79,11 +83,12 @@ func (e *Engine) takeSpare(s *apiv1.ContainerSpec) *spare {
 	b := &e.standby
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.spares) == 0 || b.shape != want {
+	i := slices.IndexFunc(b.spares, func(s *spare) bool { return s.shape == want })
+	if i < 0 {
 		return nil
 	}
-	taken := b.spares[0]
-	b.spares = b.spares[1:]
+	taken := b.spares[i]
+	b.spares = slices.Delete(b.spares, i, i+1)
 	return taken
 }
 
@@ -112,7 +117,7 @@ func (e *Engine) announceLater(ctx context.Context, id string) (now func()) {
 }
 
 // standBy makes a spare like c, which has just run, unless there are enough. It
-// is called in the background of c's end.
+// is called in the background of c's end. The oldest of other shapes give way.
 func (e *Engine) standBy(ctx context.Context, c container) {
 	want, usual := usualShape(c.spec)
 	if !usual {
@@ -120,27 +125,25 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 	}
 	b := &e.standby
 	b.mu.Lock()
-	if b.holds > 0 {
+	most := e.Config.Apid.Standby
+	if b.holds > 0 || b.count(want) >= min(alike, most) {
 		b.mu.Unlock()
 		return
 	}
-	if b.shape != want {
-		old := b.clear()
-		b.shape = want
-		defer e.releaseSpares(ctx, old)
+	var old []*spare
+	if len(b.spares)+len(b.making) >= most && len(b.spares) > 0 {
+		old, b.spares = b.spares[:1:1], slices.Clone(b.spares[1:])
 	}
-	if len(b.spares)+b.making >= e.Config.Apid.Standby {
-		b.mu.Unlock()
-		return
-	}
-	b.making++
+	b.making = append(b.making, want)
 	epoch := b.epoch
 	b.mu.Unlock()
+	e.releaseSpares(ctx, old)
 
 	made := e.makeSpare(ctx, want)
 
 	b.mu.Lock()
-	b.making--
+	i := slices.Index(b.making, want)
+	b.making = slices.Delete(b.making, i, i+1)
 	if made != nil && epoch == b.epoch {
 		b.spares = append(b.spares, made)
 		made = nil
@@ -152,11 +155,26 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 	}
 }
 
+// count is the spares of a shape, with those being made. The lock is held.
+func (b *standby) count(of shape) (n int) {
+	for _, s := range b.spares {
+		if s.shape == of {
+			n++
+		}
+	}
+	for _, s := range b.making {
+		if s == of {
+			n++
+		}
+	}
+	return n
+}
+
 // makeSpare gives nil if it cannot be made, or should not: an image with volumes
 // would get new ones, for all to see.
 func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
 	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: &apiv1.NetworkSpec{Mode: s.network}}}
-	made := &spare{container: c, settled: e.making.add(c.id)}
+	made := &spare{shape: s, container: c, settled: e.making.add(c.id)}
 	rootfs, err := e.Backends.Rootfs().Prepare(ctx, prepareRequest(c))
 	if err == nil && len(rootfs.GetRootfs().GetConfig().GetVolumes()) == 0 {
 		request := attachRequest(c, c.spec.Network)
@@ -229,7 +247,7 @@ func (e *Engine) DropStandby(ctx context.Context) {
 // clear forgets the spares and those being made. The lock is held.
 func (b *standby) clear() []*spare {
 	old := b.spares
-	b.spares, b.shape = nil, shape{}
+	b.spares = nil
 	b.epoch++
 	if b.expiry != nil {
 		b.expiry.Stop()
