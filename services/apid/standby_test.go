@@ -34,10 +34,24 @@ func (w *world) spareIDs() map[string]bool {
 func (w *world) spares() {
 	w.t.Helper()
 	w.eventually("spares", func() (string, bool) {
-		ids, c := w.spareIDs(), w.counts()
-		n := len(ids)
-		return fmt.Sprint(n, c), n > 0 && c == counts{rootfs: n, endpoints: n}
+		n, only := w.onlySpares()
+		return fmt.Sprint(n, w.counts()), n > 0 && only
 	})
+}
+
+// expectOnlySpares waits until nothing is left but spares, if there are any: they
+// go by themselves.
+func (w *world) expectOnlySpares() {
+	w.t.Helper()
+	w.eventually("nothing but spares", func() (string, bool) {
+		n, only := w.onlySpares()
+		return fmt.Sprint(n, w.counts()), only
+	})
+}
+
+func (w *world) onlySpares() (n int, only bool) {
+	n = len(w.spareIDs())
+	return n, w.counts() == counts{rootfs: n, endpoints: n}
 }
 
 func (w *world) runUnnamed(change func(*apiv1.ContainerSpec)) (id string, steps map[string]bool) {

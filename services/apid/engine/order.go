@@ -73,6 +73,10 @@ func (e *Engine) settleSoon(ctx context.Context, id string) {
 	}
 }
 
+// afterReply is how long the work that follows a reply waits for the reply to have
+// left: gRPC's writer lets other goroutines go first, and this is a long one.
+const afterReply = 2 * time.Millisecond
+
 // settleRun is settle for the container of an attached run, whose exit we have
 // just been told of: without asking for what we know (of a container to remove
 // on exit execd tells when it has dropped the record), and with all
@@ -91,6 +95,7 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 		done := e.standby.trail()
 		e.background(ctx, func(ctx context.Context) {
 			defer done()
+			pause(ctx, afterReply)
 			if c.announce != nil {
 				c.announce()
 			}
