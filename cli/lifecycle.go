@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,6 +11,7 @@ import (
 	"berth/cli/apiv1"
 	"berth/cli/flags"
 	"berth/cli/rpc"
+	"berth/cli/stages"
 	"berth/cli/term"
 	"berth/cli/wire"
 )
@@ -32,9 +34,14 @@ func (a *app) forEach(use, short, example string, call func(ctx context.Context,
 func (a *app) startCommand() *cobra.Command {
 	var attach, interactive bool
 	var keys string
+	var trace stages.Wanted
 	c := a.forEach("start [OPTIONS] CONTAINER [CONTAINER...]", "Start stopped containers", "  berth start web",
 		func(ctx context.Context, e *engine, name string) error {
+			began := time.Now()
 			r, err := e.containers.Start(ctx, &apiv1.StartRequest{Container: name})
+			if len(r.GetTrace()) > 0 && trace != stages.Nothing {
+				stages.Print(os.Stderr, stages.Whole(r.GetTrace(), time.Since(began)), trace == stages.Steps)
+			}
 			for _, w := range r.GetWarnings() {
 				fmt.Println("warning:", w)
 			}
@@ -43,6 +50,7 @@ func (a *app) startCommand() *cobra.Command {
 	c.Flags().BoolVarP(&attach, "attach", "a", false, "attach to its output, and exit with its status")
 	c.Flags().BoolVarP(&interactive, "interactive", "i", false, "attach stdin too")
 	c.Flags().StringVar(&keys, "detach-keys", term.DefaultDetachKeys, "keys that leave the container running")
+	addTrace(c.Flags(), &trace)
 	many := c.RunE
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if !attach && !interactive {
@@ -50,6 +58,9 @@ func (a *app) startCommand() *cobra.Command {
 		}
 		if len(args) != 1 {
 			return usagef("", "only one container can be attached to")
+		}
+		if trace != stages.Nothing {
+			return usagef("see the stages with `berth inspect`", "--trace and --attach do not go together")
 		}
 		e, err := a.connect()
 		if err != nil {

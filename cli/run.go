@@ -7,18 +7,22 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"berth/cli/apiv1"
 	"berth/cli/flags"
 	"berth/cli/progress"
+	"berth/cli/stages"
 	"berth/cli/term"
 )
 
 func (a *app) runCommand() *cobra.Command {
 	var (
-		detach, trace  bool
+		detach         bool
+		trace          stages.Wanted
 		attach         []string
 		cidfile        string
 		sigProxy       bool
@@ -43,7 +47,7 @@ func (a *app) runCommand() *cobra.Command {
 	f.StringVar(&cidfile, "cidfile", "", "write the container's id to this file")
 	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the process")
 	f.StringVar(&detachKeys, "detach-keys", term.DefaultDetachKeys, "keys that leave the container running")
-	f.BoolVar(&trace, "trace", false, "show how long each stage of the start took")
+	addTrace(f, &trace)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		spec, err := containerFlags.Spec(args[0], args[1:])
 		if err != nil {
@@ -78,12 +82,18 @@ func (a *app) runCommand() *cobra.Command {
 }
 
 type runOptions struct {
-	spec            *apiv1.ContainerSpec
-	attach          *apiv1.AttachOptions
-	detach, quiet   bool
-	sigProxy, trace bool
-	cidfile         string
-	keys            []byte
+	spec          *apiv1.ContainerSpec
+	attach        *apiv1.AttachOptions
+	detach, quiet bool
+	sigProxy      bool
+	trace         stages.Wanted
+	cidfile       string
+	keys          []byte
+}
+
+func addTrace(f *pflag.FlagSet, trace *stages.Wanted) {
+	f.Var(trace, "trace", "show how long each stage of the start took; twice, or =full: every step")
+	f.Lookup("trace").NoOptDefVal = "stages"
 }
 
 // attachOptions decides, as Docker does, which streams the client takes.
@@ -132,7 +142,13 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 	if err != nil {
 		return err
 	}
-	open := &apiv1.RunRequest_Open{Spec: o.spec, Detach: o.detach, Attach: o.attach, Auth: authFor(o.spec.Image), Trace: o.trace}
+	began := time.Now()
+	show := func(steps []*apiv1.TraceStep) {
+		if o.trace != stages.Nothing {
+			stages.Print(os.Stderr, stages.Whole(steps, time.Since(began)), o.trace == stages.Steps)
+		}
+	}
+	open := &apiv1.RunRequest_Open{Spec: o.spec, Detach: o.detach, Attach: o.attach, Auth: authFor(o.spec.Image), Trace: o.trace != stages.Nothing}
 	if err := stream.Send(&apiv1.RunRequest{Message: &apiv1.RunRequest_Open_{Open: open}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -144,11 +160,11 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 	bars := progress.New(os.Stderr, o.quiet)
 	defer bars.Close()
 	for {
-		m, err := stream.Recv()
+		r, err := stream.Recv()
 		if err != nil {
 			return s.end(err)
 		}
-		switch m := m.Message.(type) {
+		switch m := r.Message.(type) {
 		case *apiv1.RunResponse_Progress:
 			bars.Update(m.Progress)
 		case *apiv1.RunResponse_Created_:
@@ -158,10 +174,8 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 				return err
 			}
 		case *apiv1.RunResponse_Started_:
-			if o.trace {
-				printTrace(os.Stderr, m.Started.GetTrace())
-			}
 			if o.detach {
+				show(m.Started.GetTrace())
 				return nil
 			}
 			if err := s.begin(o.sigProxy); err != nil {
@@ -170,6 +184,7 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 		case *apiv1.RunResponse_Output:
 			s.output(m.Output)
 		case *apiv1.RunResponse_Exited:
+			show(r.GetTrace())
 			return s.exited(m.Exited)
 		}
 	}
@@ -189,13 +204,6 @@ func created(o *runOptions, c *apiv1.RunResponse_Created) error {
 		fmt.Println(c.GetId())
 	}
 	return nil
-}
-
-func printTrace(w io.Writer, steps []*apiv1.TraceStep) {
-	fmt.Fprintf(w, "%-28s %10s %10s\n", "STAGE", "AT µs", "TOOK µs")
-	for _, t := range steps {
-		fmt.Fprintf(w, "%-28s %10d %10d\n", t.GetName(), t.GetOffset().AsDuration().Microseconds(), t.GetDuration().AsDuration().Microseconds())
-	}
 }
 
 type runSender struct {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/clock"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/ns"
 )
@@ -30,7 +31,7 @@ type Target struct {
 // A time namespace is not entered; containers started by this package have no
 // clock offsets, so there is nothing to see.
 func (l *Launcher) Exec(ctx context.Context, target Target, c *Command, io IO) (*Process, error) {
-	begin := monotonic()
+	begin := clock.Now()
 	if err := checkCommand(c); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/caps"
+	"berth/libcontainer/clock"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/internal/spawn"
 	"berth/libcontainer/ns"
@@ -91,7 +92,7 @@ func boundingOf(pid int) (caps.Set, error) {
 
 // fromInside does it, on a thread that is thrown away.
 func (p *plan) fromInside(ctx context.Context, target Target, t *tracer) (*Process, error) {
-	start := monotonic()
+	start := clock.Now()
 	// A mount namespace is entered by threads that share no working directory.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, &StepError{"enter namespaces", os.NewSyscallError("unshare", err)}
@@ -133,7 +134,7 @@ func (p *plan) startInside(ctx context.Context, program *initproc.Program, t *tr
 		program.Cgroup = p.attr.CgroupFD
 	}
 	stop := killAtEnd(ctx, program)
-	start := monotonic()
+	start := clock.Now()
 	pid, pidfd, err := program.Start()
 	t.mark("clone and exec", start)
 	stop()

@@ -17,7 +17,9 @@ type Process struct {
 	// Mounts is the mount namespace, nil without Config.KeepMounts. The caller
 	// closes it.
 	Mounts *os.File
-	// Trace tells what the launch spent its time on.
+	// Begun is when the launch began, by [clock.Now], and Trace tells what it
+	// spent its time on.
+	Begun int64
 	Trace []Step
 	// Warnings are requests that the host allowed only in part.
 	Warnings []string

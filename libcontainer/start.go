@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/clock"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/internal/rawfork"
 	"berth/libcontainer/ns"
@@ -31,7 +32,7 @@ var (
 //
 // Start blocks a thread for the few milliseconds a launch takes.
 func (l *Launcher) Start(ctx context.Context, c *Config, io IO) (*Process, error) {
-	begin := monotonic()
+	begin := clock.Now()
 	p, err := l.plan(c, &io)
 	if err != nil {
 		return nil, err
@@ -83,13 +84,13 @@ func (p *plan) run(ctx context.Context, proc *Process, sock int, t *tracer) (*Pr
 		proc.discard()
 		return nil, err
 	}
-	proc.Trace = t.steps
+	proc.Begun, proc.Trace = t.begin, t.steps
 	return proc, nil
 }
 
 // converse tells init what to do and listens until the command runs.
 func (p *plan) converse(sock int, proc *Process, t *tracer) error {
-	start := monotonic()
+	start := clock.Now()
 	if err := initproc.Send(sock, p.setup.Encode(), p.send...); err != nil && err != unix.EPIPE {
 		return &StepError{"send setup", err}
 	}
@@ -183,7 +184,7 @@ func (p *plan) spawnHere(t *tracer, sock int) (*Process, error) {
 	if err := p.placeThread(t); err != nil {
 		return nil, err
 	}
-	start := monotonic()
+	start := clock.Now()
 	slack := relaxTimers()
 	proc, err := p.clone(sock)
 	restoreTimers(slack)
@@ -191,7 +192,7 @@ func (p *plan) spawnHere(t *tracer, sock int) (*Process, error) {
 	if err != nil || p.userns == nil {
 		return proc, err
 	}
-	start = monotonic()
+	start = clock.Now()
 	if err := p.prepareUserNS(proc.Pid); err != nil {
 		proc.discard()
 		return nil, err
@@ -223,7 +224,7 @@ func restoreTimers(old uintptr) {
 }
 
 func (p *plan) placeThread(t *tracer) error {
-	start := monotonic()
+	start := clock.Now()
 	if p.group != nil {
 		if err := p.group.Enter(); err != nil {
 			return &StepError{"enter cgroup", err}
@@ -352,7 +353,7 @@ type tracer struct {
 }
 
 func (t *tracer) mark(name string, start int64) {
-	t.steps = append(t.steps, Step{name, time.Duration(start - t.begin), time.Duration(monotonic() - start)})
+	t.steps = append(t.steps, Step{name, time.Duration(start - t.begin), time.Duration(clock.Now() - start)})
 }
 
 // add takes over steps of init. What it did before this launch began, while it was
@@ -365,11 +366,4 @@ func (t *tracer) add(steps []initproc.Step) {
 		start := max(s.Start, t.begin)
 		t.steps = append(t.steps, Step{s.Name, time.Duration(start - t.begin), time.Duration(s.End - start)})
 	}
-}
-
-// monotonic is the clock that init uses too.
-func monotonic() int64 {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return ts.Nano()
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/clock"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 )
@@ -57,7 +58,7 @@ func (l *Launcher) Prepare(c *Config, group *cgroup.Group) (*Waiting, error) {
 	if p.flags&unix.CLONE_NEWUSER != 0 || c.Namespaces.PID.Path != "" {
 		return nil, &StepError{"prepare init", ErrShape}
 	}
-	proc, sock, err := p.birth(&tracer{begin: monotonic()})
+	proc, sock, err := p.birth(&tracer{begin: clock.Now()})
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func (w *Waiting) Pid() int { return w.proc.Pid }
 // group of Prepare. It uses the Waiting up, unless the error is ErrShape, ErrConfig or
 // about something to be bound.
 func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error) {
-	begin := monotonic()
+	begin := clock.Now()
 	if io.Cgroup == nil {
 		io.Cgroup = w.group
 	}

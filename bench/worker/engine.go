@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,11 +68,9 @@ func (e *engine) run(ctx context.Context, o *orders.Order, worker int) (done ord
 	open := &apiv1.RunRequest_Open{Attach: &apiv1.AttachOptions{Stdout: true, Stderr: true}, Trace: o.Steps}
 	began := time.Now()
 	err = e.converse(ctx, o, worker, open, func(m *apiv1.RunResponse) error {
-		for _, s := range m.GetStarted().GetTrace() {
-			done.Steps = append(done.Steps, orders.Step{Name: s.GetName(), Took: s.GetDuration().AsDuration()})
-		}
 		if x := m.GetExited(); x != nil {
 			done.Wall = time.Since(began)
+			done.Steps = stepsOf(m.GetTrace())
 			if x.GetCode() != 0 || x.GetError() != "" {
 				return fmt.Errorf("exit status %d %s", x.GetCode(), x.GetError())
 			}
@@ -82,6 +81,24 @@ func (e *engine) run(ctx context.Context, o *orders.Order, worker int) (done ord
 		err = errors.New("the stream ended without an exit status")
 	}
 	return done, err
+}
+
+// stepsOf are the stages, which add up to the engine's part of the run, and then the single steps, which overlap.
+func stepsOf(trace []*apiv1.TraceStep) (steps []orders.Step) {
+	took := map[apiv1.Stage]time.Duration{}
+	for _, s := range trace {
+		took[s.GetStage()] += s.GetCounted().AsDuration()
+	}
+	for stage := range apiv1.Stage(len(apiv1.Stage_name)) {
+		if d, there := took[stage]; there {
+			name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(stage.String(), "STAGE_"), "_", " "))
+			steps = append(steps, orders.Step{Name: "stage: " + name, Took: d})
+		}
+	}
+	for _, s := range trace {
+		steps = append(steps, orders.Step{Name: s.GetName(), Took: s.GetDuration().AsDuration()})
+	}
+	return steps
 }
 
 // detach is over when the client knows that the process has started. The container stays.

@@ -58,6 +58,78 @@ func (x MountType) String() string {
 	return strconv.Itoa(int(x))
 }
 
+// What a step of a start belongs to, in the order in which a start goes through them.
+type Stage int32
+
+const (
+	Stage_STAGE_UNSPECIFIED Stage = 0
+	// Until the engine begins to work on it: reading the request, the job's record, waiting for another call's lock.
+	Stage_STAGE_QUEUE Stage = 1
+	// Fetching the image, if it is absent or the pull policy wants it.
+	Stage_STAGE_PULL Stage = 2
+	// imaged makes the root file system and says how to mount it. None of this and of the network when both were at hand.
+	Stage_STAGE_IMAGE Stage = 3
+	// netd makes or takes a network namespace with its endpoint. Side by side with the image: the longer one counts.
+	Stage_STAGE_NETWORK Stage = 4
+	// execd keeps the container's record (durable unless auto_remove) and makes the plan of the launch.
+	Stage_STAGE_RECORD Stage = 5
+	Stage_STAGE_CGROUP Stage = 6
+	// The process and its namespaces, to the point where init mounts; short if an init was waiting.
+	Stage_STAGE_CLONE  Stage = 7
+	Stage_STAGE_MOUNTS Stage = 8
+	// Hidden and read-only paths, limits, user and labels.
+	Stage_STAGE_SECURITY Stage = 9
+	// Working directory, terminal, capabilities, seccomp filter and execve: what runs under its filter reports no more,
+	// so the last three are one step.
+	Stage_STAGE_EXEC Stage = 10
+	// From execve to the first output that was seen; absent if there was none.
+	Stage_STAGE_FIRST_BYTE Stage = 11
+	// From there to the moment the process was reaped.
+	Stage_STAGE_EXIT Stage = 12
+	// Until the caller is told: output passed on, exit recorded, name and ports free. What is removed after the answer
+	// does not count.
+	Stage_STAGE_CLEANUP Stage = 13
+	// Between the steps: from one process to the next, and bookkeeping of the daemons that is no step.
+	Stage_STAGE_HANDOVER Stage = 14
+)
+
+// String is the value's name in the .proto file.
+func (x Stage) String() string {
+	switch x {
+	case Stage_STAGE_UNSPECIFIED:
+		return "STAGE_UNSPECIFIED"
+	case Stage_STAGE_QUEUE:
+		return "STAGE_QUEUE"
+	case Stage_STAGE_PULL:
+		return "STAGE_PULL"
+	case Stage_STAGE_IMAGE:
+		return "STAGE_IMAGE"
+	case Stage_STAGE_NETWORK:
+		return "STAGE_NETWORK"
+	case Stage_STAGE_RECORD:
+		return "STAGE_RECORD"
+	case Stage_STAGE_CGROUP:
+		return "STAGE_CGROUP"
+	case Stage_STAGE_CLONE:
+		return "STAGE_CLONE"
+	case Stage_STAGE_MOUNTS:
+		return "STAGE_MOUNTS"
+	case Stage_STAGE_SECURITY:
+		return "STAGE_SECURITY"
+	case Stage_STAGE_EXEC:
+		return "STAGE_EXEC"
+	case Stage_STAGE_FIRST_BYTE:
+		return "STAGE_FIRST_BYTE"
+	case Stage_STAGE_EXIT:
+		return "STAGE_EXIT"
+	case Stage_STAGE_CLEANUP:
+		return "STAGE_CLEANUP"
+	case Stage_STAGE_HANDOVER:
+		return "STAGE_HANDOVER"
+	}
+	return strconv.Itoa(int(x))
+}
+
 type ContainerState int32
 
 const (
@@ -2117,7 +2189,7 @@ type RunRequest_Open struct {
 	Attach *AttachOptions
 	// Registry credentials for a pull.
 	Auth *RegistryAuth
-	// Ask for stage timings in `started` and `exited`.
+	// Ask for the trace: with `started` the stages until then, with `exited` all of them.
 	Trace bool
 }
 
@@ -2216,6 +2288,8 @@ func (m *RunRequest_Open) Merge(b []byte) error {
 type RunResponse struct {
 	// One of those that implement it below.
 	Message isRunResponse_Message
+	// With `exited`, if asked for: the whole run. What is counted adds up to the time from the call's arrival to this.
+	Trace []*TraceStep
 }
 
 type isRunResponse_Message interface{ isRunResponse_Message() }
@@ -2290,6 +2364,14 @@ func (m *RunResponse) GetExited() (v *ExitStatus) {
 	return v
 }
 
+// GetTrace is the field, or its zero value where there is none.
+func (m *RunResponse) GetTrace() (v []*TraceStep) {
+	if m != nil {
+		return m.Trace
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *RunResponse) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -2306,6 +2388,9 @@ func (m *RunResponse) AppendTo(b []byte) []byte {
 		b = wire.AppendMessage(b, 4, x.Output)
 	case *RunResponse_Exited:
 		b = wire.AppendMessage(b, 5, x.Exited)
+	}
+	for _, v := range m.Trace {
+		b = wire.AppendMessage(b, 6, v)
 	}
 	return b
 }
@@ -2350,6 +2435,10 @@ func (m *RunResponse) Merge(b []byte) error {
 				m.Message = x
 			}
 			d.Message(x.Exited)
+		case 6<<3 | wire.Bytes:
+			v := new(TraceStep)
+			d.Message(v)
+			m.Trace = append(m.Trace, v)
 		}
 	}
 	return d.Err()
@@ -2455,11 +2544,17 @@ func (m *RunResponse_Started) Merge(b []byte) error {
 	return d.Err()
 }
 
-// A stage of a start.
+// A step of a start. Steps overlap: image and network go side by side, and "execd run" contains the launch.
 type TraceStep struct {
-	Name     string
+	Name string
+	// Since the call arrived.
 	Offset   *wire.Duration
 	Duration *wire.Duration
+	Stage    Stage
+	// The part of duration that this step was what the start waited for: of steps side by side the one that ended last
+	// counts, and of one of STAGE_HANDOVER, which may contain others, the time when none of them ran. Thus each moment
+	// counts once: the sum over all steps is the whole time, the sum over those of a stage is that stage's share.
+	Counted *wire.Duration
 }
 
 // GetName is the field, or its zero value where there is none.
@@ -2486,6 +2581,22 @@ func (m *TraceStep) GetDuration() (v *wire.Duration) {
 	return v
 }
 
+// GetStage is the field, or its zero value where there is none.
+func (m *TraceStep) GetStage() (v Stage) {
+	if m != nil {
+		return m.Stage
+	}
+	return v
+}
+
+// GetCounted is the field, or its zero value where there is none.
+func (m *TraceStep) GetCounted() (v *wire.Duration) {
+	if m != nil {
+		return m.Counted
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *TraceStep) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -2499,6 +2610,12 @@ func (m *TraceStep) AppendTo(b []byte) []byte {
 	}
 	if m.Duration != nil {
 		b = wire.AppendMessage(b, 3, m.Duration)
+	}
+	if m.Stage != 0 {
+		b = wire.AppendUint(b, 4, uint64(m.Stage))
+	}
+	if m.Counted != nil {
+		b = wire.AppendMessage(b, 5, m.Counted)
 	}
 	return b
 }
@@ -2520,6 +2637,13 @@ func (m *TraceStep) Merge(b []byte) error {
 				m.Duration = new(wire.Duration)
 			}
 			d.Message(m.Duration)
+		case 4<<3 | wire.Varint:
+			m.Stage = Stage(d.Uint())
+		case 5<<3 | wire.Bytes:
+			if m.Counted == nil {
+				m.Counted = new(wire.Duration)
+			}
+			d.Message(m.Counted)
 		}
 	}
 	return d.Err()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/cli/apiv1"
+	"berth/cli/stages"
 	"berth/cli/wire"
 )
 
@@ -41,13 +42,23 @@ type extra struct {
 	CreatedBy   string
 	CgroupPaths []string
 	Warnings    []string
-	Trace       []traceStep
+	// Stages are what the last start, and the run if it has ended, spent its
+	// time on; Trace has the steps that they are made of.
+	Stages []stage
+	Trace  []traceStep
+}
+
+type stage struct {
+	Name   string
+	Micros int64
 }
 
 type traceStep struct {
 	Name           string
+	Stage          string
 	OffsetMicros   int64
 	DurationMicros int64
+	CountedMicros  int64
 }
 
 type state struct {
@@ -200,7 +211,7 @@ func Container(c *apiv1.Container, size bool) any {
 		State: containerState(c), Mounts: mounts(c.GetMounts()), Config: containerConfig(c), HostConfig: containerHost(c),
 		NetworkSettings: containerNetwork(c.GetEndpoints()),
 		Args:            []string{},
-		Berth:           extra{CreatedBy: c.GetCreatedBy(), CgroupPaths: c.GetCgroupPaths(), Warnings: c.GetWarnings(), Trace: []traceStep{}},
+		Berth:           extra{CreatedBy: c.GetCreatedBy(), CgroupPaths: c.GetCgroupPaths(), Warnings: c.GetWarnings(), Stages: []stage{}, Trace: []traceStep{}},
 	}
 	if cmd := c.GetCommand(); len(cmd) > 0 {
 		out.Path, out.Args = cmd[0], append(out.Args, cmd[1:]...)
@@ -209,7 +220,15 @@ func Container(c *apiv1.Container, size bool) any {
 		out.ExecIDs = append(out.ExecIDs, e.GetId())
 	}
 	for _, t := range c.GetTrace() {
-		out.Berth.Trace = append(out.Berth.Trace, traceStep{t.GetName(), t.GetOffset().AsDuration().Microseconds(), t.GetDuration().AsDuration().Microseconds()})
+		out.Berth.Trace = append(out.Berth.Trace, traceStep{
+			t.GetName(), stages.Name(t.GetStage()), t.GetOffset().AsDuration().Microseconds(),
+			t.GetDuration().AsDuration().Microseconds(), t.GetCounted().AsDuration().Microseconds(),
+		})
+	}
+	for _, r := range stages.Sum(c.GetTrace()) {
+		if !r.None {
+			out.Berth.Stages = append(out.Berth.Stages, stage{r.Stage, r.Took.Microseconds()})
+		}
 	}
 	if size {
 		n := c.GetSizeRwBytes()

@@ -84,7 +84,7 @@ func (e *Engine) create(ctx context.Context, c container) (result *apiv1.CreateR
 
 // Start is ContainerService.Start.
 func (s *Containers) Start(ctx context.Context, req *apiv1.StartRequest) (*apiv1.StartResponse, error) {
-	e := s.Engine
+	e, arrived := s.Engine, time.Now()
 	return detachedJob(ctx, e, spec(ctx, "start", req.Container),
 		func(ctx context.Context, j *job.Job) (*apiv1.StartResponse, string, error) {
 			id, unlock, err := e.own(ctx, req.Container)
@@ -92,7 +92,7 @@ func (s *Containers) Start(ctx context.Context, req *apiv1.StartRequest) (*apiv1
 				return nil, "", err
 			}
 			defer unlock()
-			resp, err := e.start(ctx, j, id)
+			resp, err := e.start(ctx, j, id, arrived)
 			return resp, id, err
 		})
 }
@@ -106,8 +106,8 @@ func (e *Engine) own(ctx context.Context, name string) (id string, unlock func()
 	return c.Id, e.locks.lock(c.Id), nil
 }
 
-// start needs the container's lock.
-func (e *Engine) start(ctx context.Context, j *job.Job, id string) (resp *apiv1.StartResponse, err error) {
+// start needs the container's lock. arrived is when the call for it did.
+func (e *Engine) start(ctx context.Context, j *job.Job, id string, arrived time.Time) (resp *apiv1.StartResponse, err error) {
 	known, err := e.inspect(ctx, id) // as it is now that the lock is ours
 	if err != nil {
 		return nil, err
@@ -123,23 +123,24 @@ func (e *Engine) start(ctx context.Context, j *job.Job, id string) (resp *apiv1.
 			e.unstart(ctx, id, err)
 		}
 	}()
+	timing := timing{arrived: arrived, begun: time.Now()}
 	p, err := e.partsOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	var started *execv1.StartResponse
-	begin := time.Now()
+	request := &execv1.StartRequest{Id: id, Network: p.network, Rootfs: p.rootfs, Timeline: timing.timeline(j, true)}
 	err = j.Step("execd start", "execd", func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, launchTime)
 		defer cancel()
-		started, err = e.Backends.Launch().Start(ctx, &execv1.StartRequest{Id: id, Network: p.network, Rootfs: p.rootfs})
+		started, err = e.Backends.Launch().Start(ctx, request)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &apiv1.StartResponse{
-		Trace:    launchTrace(j, started.Trace, begin),
+		Trace:    timing.settled(append(timing.steps(j), started.Trace...)),
 		Warnings: append(p.network.GetWarnings(), started.Warnings...),
 	}, nil
 }
@@ -263,7 +264,7 @@ func (e *Engine) restart(ctx context.Context, j *job.Job, id string, req *apiv1.
 	if _, err := e.stop(ctx, j, &execv1.StopRequest{Container: id, Timeout: req.Timeout}); err != nil {
 		return err
 	}
-	_, err = e.start(ctx, j, id)
+	_, err = e.start(ctx, j, id, time.Now()) // stopping is not part of the start
 	return err
 }
 

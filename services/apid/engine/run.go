@@ -9,13 +9,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"berth/internal/fault"
+	"berth/internal/trace"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
-	"berth/services/apid/job"
 )
 
 type (
@@ -35,6 +34,8 @@ type run struct {
 	container container
 	spare     *spare   // what it is made of, if that was at hand
 	network   []string // warnings
+	timing    timing
+	steps     []*apiv1.TraceStep // if the client wants them
 
 	synced  chan error         // of a container that is late: its root file system is on the disk
 	created *apiv1.RunResponse // held back until it is confirmed
@@ -48,6 +49,7 @@ type run struct {
 
 // Run is ContainerService.Run.
 func (s *Containers) Run(client runClient) error {
+	arrived := time.Now()
 	first, err := client.Recv()
 	if err != nil {
 		return err
@@ -70,6 +72,7 @@ func (s *Containers) Run(client runClient) error {
 		client:    client,
 		open:      open,
 		container: container{id: newID(), spec: open.Spec, auth: open.Auth, job: j, late: !open.Spec.AutoRemove},
+		timing:    timing{arrived: arrived},
 	}
 	var made func()
 	if r.spare = e.takeSpare(open.Spec); r.spare != nil {
@@ -92,6 +95,7 @@ func (s *Containers) Run(client runClient) error {
 
 func (r *run) do(ctx context.Context) error {
 	e, c := r.engine, r.container
+	r.timing.begun = time.Now()
 	p, err := r.allocate(ctx)
 	if err != nil {
 		return err
@@ -123,7 +127,7 @@ func (r *run) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = execd.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: &execv1.RunRequest_Open{
+	open := &execv1.RunRequest_Open{
 		Create: &execv1.CreateRequest{
 			Id:        c.id,
 			Spec:      c.spec,
@@ -133,7 +137,11 @@ func (r *run) do(ctx context.Context) error {
 		},
 		Network: p.network,
 		Attach:  attach,
-	}}})
+	}
+	if r.open.Trace || !c.spec.AutoRemove { // else nobody will ever see the steps
+		open.Timeline = r.timing.timeline(c.job, r.open.Trace)
+	}
+	err = execd.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: open}})
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: Recv has the reason
 		return err
 	}
@@ -231,6 +239,7 @@ func (r *run) relayOutput(ctx context.Context, execd runExecd, begin time.Time) 
 		if err != nil {
 			return r.executorLeft(err)
 		}
+		since := m.Trace
 		switch m := m.Message.(type) {
 		case *execv1.RunResponse_Created:
 			r.container.job.Target(m.Created.Name)
@@ -242,7 +251,7 @@ func (r *run) relayOutput(ctx context.Context, execd runExecd, begin time.Time) 
 		case *execv1.RunResponse_Output:
 			err = r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Output{Output: m.Output}})
 		case *execv1.RunResponse_Exited:
-			return r.hasExited(m.Exited)
+			return r.hasExited(m.Exited, since)
 		}
 		if err != nil {
 			return err
@@ -275,34 +284,27 @@ func (r *run) hasStarted(ctx context.Context, m *execv1.StartResponse, begin tim
 	}
 	var out apiv1.RunResponse_Started
 	if r.open.Trace {
-		out.Trace = launchTrace(j, m.Trace, begin)
+		r.steps = append(r.timing.steps(j), m.Trace...)
+		out.Trace = r.timing.settled(r.steps)
 	}
 	return r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Started_{Started: &out}})
 }
 
-// launchTrace is the job's steps followed by execd's, which count from begin,
-// on the job's clock.
-func launchTrace(j *job.Job, execd []*apiv1.TraceStep, begin time.Time) []*apiv1.TraceStep {
-	trace := j.Trace()
-	for _, s := range execd {
-		trace = append(trace, &apiv1.TraceStep{
-			Name:     s.Name,
-			Offset:   durationpb.New(begin.Sub(j.Begun()) + s.Offset.AsDuration()),
-			Duration: s.Duration,
-		})
-	}
-	return trace
-}
-
 // hasExited frees name and ports, then tells the client, then removes the rest.
-func (r *run) hasExited(exit *apiv1.ExitStatus) error {
+func (r *run) hasExited(exit *apiv1.ExitStatus, since []*apiv1.TraceStep) error {
+	told := time.Now()
 	ctx, cancel := lasting(r.client.Context())
 	defer cancel()
 	if err := pointExitSeen.Hit(); err != nil {
 		return err
 	}
 	r.engine.settleRun(ctx, r.container)
-	return r.client.Send(&apiv1.RunResponse{Message: &apiv1.RunResponse_Exited{Exited: exit}})
+	out := &apiv1.RunResponse{Message: &apiv1.RunResponse_Exited{Exited: exit}}
+	if r.open.Trace {
+		free := trace.Step("free name and ports", apiv1.Stage_STAGE_CLEANUP, told.Sub(r.timing.arrived), time.Since(r.timing.arrived))
+		out.Trace = r.timing.settled(append(append(r.steps, since...), free))
+	}
+	return r.client.Send(out)
 }
 
 // executorLeft is the end of execd's stream before an exit.

@@ -106,6 +106,7 @@ func (m *Manager) endAndRemove(c *container.Container, i *container.Info, e *wir
 
 func noteExit(i *container.Info, e *wire.Exit) {
 	i.Exit = &container.ExitStatus{Code: int32(e.Code), OOM: e.OOM, Error: e.Error, At: e.At}
+	i.Trace = afterStart(i.Trace, e)
 	i.Runs++
 	i.Pid = 0
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"berth/internal/fault"
+	"berth/libcontainer/clock"
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/execd/container"
 	"berth/services/execd/monitor/wire"
@@ -151,6 +152,7 @@ func (m *Manager) restart(ctx context.Context, c *container.Container) error {
 	if err != nil {
 		return err
 	}
+	timeline := &Timeline{begun: clock.Now()}
 	got, err := m.relaunch(ctx, i)
 	if err != nil {
 		m.startFailed(c, err)
@@ -158,7 +160,7 @@ func (m *Manager) restart(ctx context.Context, c *container.Container) error {
 	}
 	i, err = c.Move(container.Started, func(i *container.Info) {
 		i.Pid, i.StartedAt, i.Cgroup, i.Cgroups = got.Pid, got.StartedAt, got.Cgroup, got.Cgroups
-		i.Trace = trace(got.Trace)
+		i.Trace = timeline.launched(got)
 		i.RestartCount++
 	})
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
 	imagev1 "berth/proto/berth/image/v1"
@@ -22,8 +20,9 @@ import (
 
 // Given is what imaged and netd hand out for a start.
 type Given struct {
-	Rootfs  *imagev1.Rootfs
-	Network *networkv1.AttachResponse
+	Rootfs   *imagev1.Rootfs
+	Network  *networkv1.AttachResponse
+	Timeline *Timeline
 }
 
 // Client is one to be attached before the command runs.
@@ -35,8 +34,10 @@ type Client struct {
 // Start runs a container's command. The error has a reason that tells a command
 // that is missing from one that cannot be executed.
 func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, client *Client) (*container.Info, error) {
+	begin := g.Timeline.Now()
 	c.Work.Lock()
 	defer c.Work.Unlock()
+	g.Timeline.Add("container's turn", apiv1.Stage_STAGE_QUEUE, begin)
 	m.restarts.cancel(c.Info().ID)
 	i, err := c.Move(container.Start, func(i *container.Info) {
 		i.Namespace, i.Endpoints, i.Stopped = g.Network.GetNamespace(), g.Network.GetEndpoints(), false
@@ -55,16 +56,19 @@ func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, cl
 
 // run is Start between the states.
 func (m *Manager) run(ctx context.Context, c *container.Container, i *container.Info, g Given, client *Client) (*container.Info, error) {
+	begin := g.Timeline.Now()
 	plan, req, err := m.plan(i, g)
 	if err != nil {
 		return nil, err
 	}
+	req.Trace = g.Timeline != nil
 	if err := planned.Hit(); err != nil {
 		return nil, err
 	}
 	if err := m.restarts.keep(m.runDir(i.ID), i, req); err != nil {
 		return nil, err
 	}
+	g.Timeline.Add("execd plan", apiv1.Stage_STAGE_RECORD, begin)
 	got, err := m.launch(ctx, i, req, client)
 	if err != nil {
 		return nil, err
@@ -75,7 +79,7 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 	return c.Move(container.Started, func(i *container.Info) {
 		i.Pid, i.StartedAt, i.Cgroup, i.Cgroups = got.Pid, got.StartedAt, got.Cgroup, got.Cgroups
 		i.Command, i.Env, i.Cwd, i.Hostname, i.Mounts = plan.Command, plan.Env, plan.Cwd, plan.Hostname, plan.Mounts
-		i.Trace = trace(got.Trace)
+		i.Trace = g.Timeline.launched(got)
 		i.Warnings = append(append(plan.Warnings, g.Network.GetWarnings()...), got.Warnings...)
 		i.RestartCount = 0
 	})
@@ -209,14 +213,6 @@ func (m *Manager) peer(ref string) (int, error) {
 		return 0, fault.FailedPrecondition.Errorf("CONTAINER_NOT_RUNNING", "container %s does not run", i.Name)
 	}
 	return i.Pid, nil
-}
-
-func trace(steps []wire.Step) []*apiv1.TraceStep {
-	out := make([]*apiv1.TraceStep, len(steps))
-	for n, s := range steps {
-		out[n] = &apiv1.TraceStep{Name: s.Name, Offset: durationpb.New(s.Offset), Duration: durationpb.New(s.Duration)}
-	}
-	return out
 }
 
 // volumePoints are the volumes as the record keeps them: where they are on the

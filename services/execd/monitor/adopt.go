@@ -27,7 +27,7 @@ func (m *Monitor) adopt(st *wire.State, fds []int) error {
 	proc.state.Execs = nil
 	files, stdin, stdout, stderr, terminal := takeHeld(st.Held, fds)
 	proc.files = files
-	s := &stdio{stdin: stdin, stdinOnce: st.Stdio.StdinOnce}
+	s := &stdio{stdin: stdin, stdinOnce: st.Stdio.StdinOnce, first: longAgo}
 	switch {
 	case terminal != nil:
 		s.setTerminal(terminal)

@@ -148,7 +148,7 @@ func (m *Monitor) begin(proc *process, start func(Files) (*Process, error), stre
 	m.mu.Unlock()
 	s.onStdinClosed = func() { m.tell(&wire.Message{Op: wire.OpStdinClosed, Target: &proc.target}) }
 	reply.Launched = &wire.Launched{
-		Pid: started.Pid, StartedAt: now, Trace: started.Trace, Warnings: started.Warnings,
+		Pid: started.Pid, StartedAt: now, Begun: started.Begun, Trace: started.Trace, Warnings: started.Warnings,
 		Cgroup: started.Cgroup, Cgroups: started.Cgroups,
 	}
 	if c != nil {
@@ -231,7 +231,10 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 	proc.io.finish()
 	exit := &wire.Exit{
 		ID: proc.target.ID, Exec: proc.target.Exec, Pid: proc.state.Pid,
-		Code: code, Error: reason, At: at, LogDropped: proc.io.dropped(),
+		Code: code, Error: reason, At: at, LogDropped: proc.io.dropped(), Ran: at.Sub(proc.state.StartedAt),
+	}
+	if at := proc.io.spoke(); at.After(proc.state.StartedAt) {
+		exit.FirstByte = at.Sub(proc.state.StartedAt)
 	}
 	if first {
 		exit.OOM = m.launcher.OOMKilled(proc.state.Parent, proc.state.Cgroup)

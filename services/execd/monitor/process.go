@@ -14,7 +14,10 @@ type Process struct {
 	// Terminal is the master, when one was asked for.
 	Terminal *os.File
 	// Mounts is the mount namespace, if the plan keeps it.
-	Mounts   *os.File
+	Mounts *os.File
+	// Trace is empty unless asked for; its offsets count from Begun, by
+	// clock.Now.
+	Begun    int64
 	Trace    []wire.Step
 	Warnings []string
 	// Cgroup is the name of the process's group below the parent, Cgroups are

@@ -34,6 +34,7 @@ type stdio struct {
 	log     *logfile.Writer // nil: none
 	clients []*client       // never changed in place
 	closed  bool
+	first   time.Time // when the first output was seen; longAgo: another monitor may have seen it
 
 	stdinMu   sync.Mutex
 	stdinOnce bool
@@ -78,6 +79,9 @@ func (s *stdio) pass(o output, p *packet, n int) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	s.mu.Lock()
+	if s.first.IsZero() {
+		s.first = time.Now()
+	}
 	clients, logged := s.clients, s.log != nil
 	var at wire.Position
 	if logged {
@@ -260,6 +264,15 @@ func (s *stdio) resize(rows, columns uint16) error {
 		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
 	})
 	return errors.Join(cerr, os.NewSyscallError("ioctl TIOCSWINSZ", err))
+}
+
+var longAgo = time.Unix(0, 0)
+
+// spoke is when the first output was seen; zero: there was none.
+func (s *stdio) spoke() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
 }
 
 // dropped counts output that the log could not take.

@@ -29,7 +29,8 @@ type input struct {
 type end interface {
 	recv() (input, error)
 	send(*apiv1.OutputChunk) error
-	exited(*apiv1.ExitStatus) error
+	// exited also has the steps since the client attached.
+	exited(*apiv1.ExitStatus, []*apiv1.TraceStep) error
 }
 
 func streams(o *apiv1.AttachOptions) wire.Streams {
@@ -66,7 +67,7 @@ func (s *Server) serveContainer(ctx context.Context, c *container.Container, i *
 	if err != nil {
 		return err
 	}
-	return e.exited(exitStatus(now.Exit))
+	return e.exited(exitStatus(now.Exit), lifecycle.StepsSince(i, now))
 }
 
 // listen passes on what the client sends, until it leaves or stops sending.
@@ -256,7 +257,7 @@ func (a attachEnd) send(o *apiv1.OutputChunk) error {
 	return a.stream.Send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Output{Output: o}})
 }
 
-func (a attachEnd) exited(e *apiv1.ExitStatus) error {
+func (a attachEnd) exited(e *apiv1.ExitStatus, _ []*apiv1.TraceStep) error {
 	return a.stream.Send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Exited{Exited: e}})
 }
 

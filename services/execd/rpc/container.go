@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"berth/internal/fault"
+	"berth/internal/trace"
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/execd/container"
 	"berth/services/execd/launch"
@@ -102,7 +103,7 @@ func (s *containerService) Inspect(_ context.Context, req *apiv1.InspectRequest)
 		Id: i.ID, Spec: i.Spec, Name: i.Name, ImageId: i.ImageID, Command: i.Command, Env: i.Env, WorkingDir: i.Cwd,
 		User: launch.User(i.Spec, i.Image), CreatedAt: timestamppb.New(i.CreatedAt), State: i.State.API(), Pid: int32(i.Pid),
 		Exit: exitStatus(i.Exit), RestartCount: i.RestartCount, Mounts: i.Mounts, Hostname: i.Hostname, Warnings: i.Warnings,
-		Trace: i.Trace, Labels: labels(i), CreatedBy: i.CreatedBy,
+		Trace: trace.Settle(i.Trace, trace.End(i.Trace)), Labels: labels(i), CreatedBy: i.CreatedBy,
 	}
 	if !i.StartedAt.IsZero() {
 		out.StartedAt = timestamppb.New(i.StartedAt)

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"berth/internal/fault"
@@ -67,7 +66,7 @@ func (s *Server) serveExec(ctx context.Context, session *lifecycle.Session, st *
 	if err != nil {
 		return err
 	}
-	return e.exited(&apiv1.ExitStatus{Code: int32(exit.Code), Error: exit.Error, ExitedAt: timestamppb.New(exit.At)})
+	return e.exited(&apiv1.ExitStatus{Code: int32(exit.Code), Error: exit.Error, ExitedAt: timestamppb.New(exit.At)}, nil)
 }
 
 type execEnd struct{ stream execStream }
@@ -76,12 +75,8 @@ func (x execEnd) started(s *lifecycle.Session) error {
 	if err := x.stream.Context().Err(); err != nil {
 		return err
 	}
-	var trace []*apiv1.TraceStep
-	for _, t := range s.Started.Trace {
-		trace = append(trace, &apiv1.TraceStep{Name: t.Name, Offset: durationpb.New(t.Offset), Duration: durationpb.New(t.Duration)})
-	}
 	return x.stream.Send(&apiv1.ExecResponse{Message: &apiv1.ExecResponse_Started_{Started: &apiv1.ExecResponse_Started{
-		ExecId: s.ID, Pid: int32(s.Started.Pid), Trace: trace,
+		ExecId: s.ID, Pid: int32(s.Started.Pid), Trace: lifecycle.Steps(s.Started.Trace, 0),
 	}}})
 }
 
@@ -89,7 +84,7 @@ func (x execEnd) send(o *apiv1.OutputChunk) error {
 	return x.stream.Send(&apiv1.ExecResponse{Message: &apiv1.ExecResponse_Output{Output: o}})
 }
 
-func (x execEnd) exited(e *apiv1.ExitStatus) error {
+func (x execEnd) exited(e *apiv1.ExitStatus, _ []*apiv1.TraceStep) error {
 	return x.stream.Send(&apiv1.ExecResponse{Message: &apiv1.ExecResponse_Exited{Exited: e}})
 }
 

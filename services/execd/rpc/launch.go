@@ -35,14 +35,14 @@ func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*e
 	if err != nil {
 		return nil, err
 	}
-	given := lifecycle.Given{Rootfs: req.Rootfs, Network: req.Network}
+	given := lifecycle.Given{Rootfs: req.Rootfs, Network: req.Network, Timeline: lifecycle.NewTimeline(req.Timeline)}
 	e := s.awaiting.take(c.Info().ID)
 	if e == nil {
 		i, err := s.life.Start(ctx, c, given, nil)
 		if err != nil {
 			return nil, err
 		}
-		return startResponse(i), nil
+		return startResponse(i, req.Timeline), nil
 	}
 	i, err := s.life.Start(ctx, c, given, e.client)
 	e.client.Far.Close()
@@ -50,7 +50,7 @@ func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*e
 	if err != nil {
 		return nil, err
 	}
-	return startResponse(i), nil
+	return startResponse(i, req.Timeline), nil
 }
 
 func (s *launchService) Confirm(_ context.Context, req *execv1.ConfirmRequest) (*execv1.ConfirmResponse, error) {
@@ -61,8 +61,13 @@ func (s *launchService) Confirm(_ context.Context, req *execv1.ConfirmRequest) (
 	return &execv1.ConfirmResponse{}, s.life.Confirm(c)
 }
 
-func startResponse(i *container.Info) *execv1.StartResponse {
-	return &execv1.StartResponse{Pid: int32(i.Pid), Trace: i.Trace, Warnings: i.Warnings}
+// startResponse has execd's steps, which follow the caller's, if they are wanted.
+func startResponse(i *container.Info, t *execv1.Timeline) *execv1.StartResponse {
+	r := &execv1.StartResponse{Pid: int32(i.Pid), Warnings: i.Warnings}
+	if t.GetWanted() {
+		r.Trace = i.Trace[min(len(t.Steps), len(i.Trace)):]
+	}
+	return r
 }
 
 type runStream = grpc.BidiStreamingServer[execv1.RunRequest, execv1.RunResponse]
@@ -85,15 +90,18 @@ func (s *launchService) Run(stream runStream) error {
 		defer ends.Close()
 		defer client.Far.Close()
 	}
+	timeline := lifecycle.NewTimeline(open.Timeline)
+	begin := timeline.Now()
 	c, err := s.life.CreateForStart(open.Create)
 	if err != nil {
 		return err
 	}
+	timeline.Add("execd create", apiv1.Stage_STAGE_RECORD, begin)
 	name := c.Info().Name
-	given := lifecycle.Given{Rootfs: open.Create.GetRootfs(), Network: open.Network}
+	given := lifecycle.Given{Rootfs: open.Create.GetRootfs(), Network: open.Network, Timeline: timeline}
 	i, err := s.life.Start(stream.Context(), c, given, client)
 	if err == nil {
-		err = tellStarted(stream, name, i)
+		err = tellStarted(stream, name, startResponse(i, open.Timeline))
 	}
 	if err != nil {
 		if e := s.life.Remove(context.WithoutCancel(stream.Context()), c, true); e != nil && !errors.Is(e, fault.NotFound) {
@@ -105,12 +113,12 @@ func (s *launchService) Run(stream runStream) error {
 		return nil
 	}
 	client.Far.Close()
-	return s.serveContainer(stream.Context(), c, i, ends, open.Attach, runEnd{stream})
+	return s.serveContainer(stream.Context(), c, i, ends, open.Attach, runEnd{stream, open.Timeline.GetWanted()})
 }
 
 // tellStarted fails when the client left while the container was starting: it
 // will never know of it.
-func tellStarted(stream runStream, name string, i *container.Info) error {
+func tellStarted(stream runStream, name string, started *execv1.StartResponse) error {
 	if err := stream.Context().Err(); err != nil {
 		return err
 	}
@@ -118,18 +126,25 @@ func tellStarted(stream runStream, name string, i *container.Info) error {
 	if err := stream.Send(created); err != nil {
 		return err
 	}
-	return stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Started{Started: startResponse(i)}})
+	return stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Started{Started: started}})
 }
 
 // runEnd is the client's end of Run.
-type runEnd struct{ stream runStream }
+type runEnd struct {
+	stream runStream
+	steps  bool // the client wants them
+}
 
 func (r runEnd) send(o *apiv1.OutputChunk) error {
 	return r.stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Output{Output: o}})
 }
 
-func (r runEnd) exited(e *apiv1.ExitStatus) error {
-	return r.stream.Send(&execv1.RunResponse{Message: &execv1.RunResponse_Exited{Exited: e}})
+func (r runEnd) exited(e *apiv1.ExitStatus, since []*apiv1.TraceStep) error {
+	m := &execv1.RunResponse{Message: &execv1.RunResponse_Exited{Exited: e}}
+	if r.steps {
+		m.Trace = since
+	}
+	return r.stream.Send(m)
 }
 
 func (r runEnd) recv() (input, error) {

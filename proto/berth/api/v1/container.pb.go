@@ -136,6 +136,106 @@ func (MountType) EnumDescriptor() ([]byte, []int) {
 	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{1}
 }
 
+// What a step of a start belongs to, in the order in which a start goes through them.
+type Stage int32
+
+const (
+	Stage_STAGE_UNSPECIFIED Stage = 0
+	// Until the engine begins to work on it: reading the request, the job's record, waiting for another call's lock.
+	Stage_STAGE_QUEUE Stage = 1
+	// Fetching the image, if it is absent or the pull policy wants it.
+	Stage_STAGE_PULL Stage = 2
+	// imaged makes the root file system and says how to mount it. None of this and of the network when both were at hand.
+	Stage_STAGE_IMAGE Stage = 3
+	// netd makes or takes a network namespace with its endpoint. Side by side with the image: the longer one counts.
+	Stage_STAGE_NETWORK Stage = 4
+	// execd keeps the container's record (durable unless auto_remove) and makes the plan of the launch.
+	Stage_STAGE_RECORD Stage = 5
+	Stage_STAGE_CGROUP Stage = 6
+	// The process and its namespaces, to the point where init mounts; short if an init was waiting.
+	Stage_STAGE_CLONE  Stage = 7
+	Stage_STAGE_MOUNTS Stage = 8
+	// Hidden and read-only paths, limits, user and labels.
+	Stage_STAGE_SECURITY Stage = 9
+	// Working directory, terminal, capabilities, seccomp filter and execve: what runs under its filter reports no more,
+	// so the last three are one step.
+	Stage_STAGE_EXEC Stage = 10
+	// From execve to the first output that was seen; absent if there was none.
+	Stage_STAGE_FIRST_BYTE Stage = 11
+	// From there to the moment the process was reaped.
+	Stage_STAGE_EXIT Stage = 12
+	// Until the caller is told: output passed on, exit recorded, name and ports free. What is removed after the answer
+	// does not count.
+	Stage_STAGE_CLEANUP Stage = 13
+	// Between the steps: from one process to the next, and bookkeeping of the daemons that is no step.
+	Stage_STAGE_HANDOVER Stage = 14
+)
+
+// Enum value maps for Stage.
+var (
+	Stage_name = map[int32]string{
+		0:  "STAGE_UNSPECIFIED",
+		1:  "STAGE_QUEUE",
+		2:  "STAGE_PULL",
+		3:  "STAGE_IMAGE",
+		4:  "STAGE_NETWORK",
+		5:  "STAGE_RECORD",
+		6:  "STAGE_CGROUP",
+		7:  "STAGE_CLONE",
+		8:  "STAGE_MOUNTS",
+		9:  "STAGE_SECURITY",
+		10: "STAGE_EXEC",
+		11: "STAGE_FIRST_BYTE",
+		12: "STAGE_EXIT",
+		13: "STAGE_CLEANUP",
+		14: "STAGE_HANDOVER",
+	}
+	Stage_value = map[string]int32{
+		"STAGE_UNSPECIFIED": 0,
+		"STAGE_QUEUE":       1,
+		"STAGE_PULL":        2,
+		"STAGE_IMAGE":       3,
+		"STAGE_NETWORK":     4,
+		"STAGE_RECORD":      5,
+		"STAGE_CGROUP":      6,
+		"STAGE_CLONE":       7,
+		"STAGE_MOUNTS":      8,
+		"STAGE_SECURITY":    9,
+		"STAGE_EXEC":        10,
+		"STAGE_FIRST_BYTE":  11,
+		"STAGE_EXIT":        12,
+		"STAGE_CLEANUP":     13,
+		"STAGE_HANDOVER":    14,
+	}
+)
+
+func (x Stage) Enum() *Stage {
+	p := new(Stage)
+	*p = x
+	return p
+}
+
+func (x Stage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Stage) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_api_v1_container_proto_enumTypes[2].Descriptor()
+}
+
+func (Stage) Type() protoreflect.EnumType {
+	return &file_berth_api_v1_container_proto_enumTypes[2]
+}
+
+func (x Stage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Stage.Descriptor instead.
+func (Stage) EnumDescriptor() ([]byte, []int) {
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{2}
+}
+
 type ContainerState int32
 
 const (
@@ -185,11 +285,11 @@ func (x ContainerState) String() string {
 }
 
 func (ContainerState) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_api_v1_container_proto_enumTypes[2].Descriptor()
+	return file_berth_api_v1_container_proto_enumTypes[3].Descriptor()
 }
 
 func (ContainerState) Type() protoreflect.EnumType {
-	return &file_berth_api_v1_container_proto_enumTypes[2]
+	return &file_berth_api_v1_container_proto_enumTypes[3]
 }
 
 func (x ContainerState) Number() protoreflect.EnumNumber {
@@ -198,7 +298,7 @@ func (x ContainerState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContainerState.Descriptor instead.
 func (ContainerState) EnumDescriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{2}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{3}
 }
 
 type WaitCondition int32
@@ -235,11 +335,11 @@ func (x WaitCondition) String() string {
 }
 
 func (WaitCondition) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_api_v1_container_proto_enumTypes[3].Descriptor()
+	return file_berth_api_v1_container_proto_enumTypes[4].Descriptor()
 }
 
 func (WaitCondition) Type() protoreflect.EnumType {
-	return &file_berth_api_v1_container_proto_enumTypes[3]
+	return &file_berth_api_v1_container_proto_enumTypes[4]
 }
 
 func (x WaitCondition) Number() protoreflect.EnumNumber {
@@ -248,7 +348,7 @@ func (x WaitCondition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WaitCondition.Descriptor instead.
 func (WaitCondition) EnumDescriptor() ([]byte, []int) {
-	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{3}
+	return file_berth_api_v1_container_proto_rawDescGZIP(), []int{4}
 }
 
 type OutputChunk_Stream int32
@@ -284,11 +384,11 @@ func (x OutputChunk_Stream) String() string {
 }
 
 func (OutputChunk_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_api_v1_container_proto_enumTypes[4].Descriptor()
+	return file_berth_api_v1_container_proto_enumTypes[5].Descriptor()
 }
 
 func (OutputChunk_Stream) Type() protoreflect.EnumType {
-	return &file_berth_api_v1_container_proto_enumTypes[4]
+	return &file_berth_api_v1_container_proto_enumTypes[5]
 }
 
 func (x OutputChunk_Stream) Number() protoreflect.EnumNumber {
@@ -336,11 +436,11 @@ func (x FileChange_Kind) String() string {
 }
 
 func (FileChange_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_api_v1_container_proto_enumTypes[5].Descriptor()
+	return file_berth_api_v1_container_proto_enumTypes[6].Descriptor()
 }
 
 func (FileChange_Kind) Type() protoreflect.EnumType {
-	return &file_berth_api_v1_container_proto_enumTypes[5]
+	return &file_berth_api_v1_container_proto_enumTypes[6]
 }
 
 func (x FileChange_Kind) Number() protoreflect.EnumNumber {
@@ -1827,7 +1927,9 @@ type RunResponse struct {
 	//	*RunResponse_Started_
 	//	*RunResponse_Output
 	//	*RunResponse_Exited
-	Message       isRunResponse_Message `protobuf_oneof:"message"`
+	Message isRunResponse_Message `protobuf_oneof:"message"`
+	// With `exited`, if asked for: the whole run. What is counted adds up to the time from the call's arrival to this.
+	Trace         []*TraceStep `protobuf:"bytes,6,rep,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1914,6 +2016,13 @@ func (x *RunResponse) GetExited() *ExitStatus {
 	return nil
 }
 
+func (x *RunResponse) GetTrace() []*TraceStep {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 type isRunResponse_Message interface {
 	isRunResponse_Message()
 }
@@ -1948,12 +2057,18 @@ func (*RunResponse_Output) isRunResponse_Message() {}
 
 func (*RunResponse_Exited) isRunResponse_Message() {}
 
-// A stage of a start.
+// A step of a start. Steps overlap: image and network go side by side, and "execd run" contains the launch.
 type TraceStep struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Offset        *durationpb.Duration   `protobuf:"bytes,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Duration      *durationpb.Duration   `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Since the call arrived.
+	Offset   *durationpb.Duration `protobuf:"bytes,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	Stage    Stage                `protobuf:"varint,4,opt,name=stage,proto3,enum=berth.api.v1.Stage" json:"stage,omitempty"`
+	// The part of duration that this step was what the start waited for: of steps side by side the one that ended last
+	// counts, and of one of STAGE_HANDOVER, which may contain others, the time when none of them ran. Thus each moment
+	// counts once: the sum over all steps is the whole time, the sum over those of a stage is that stage's share.
+	Counted       *durationpb.Duration `protobuf:"bytes,5,opt,name=counted,proto3" json:"counted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2005,6 +2120,20 @@ func (x *TraceStep) GetOffset() *durationpb.Duration {
 func (x *TraceStep) GetDuration() *durationpb.Duration {
 	if x != nil {
 		return x.Duration
+	}
+	return nil
+}
+
+func (x *TraceStep) GetStage() Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return Stage_STAGE_UNSPECIFIED
+}
+
+func (x *TraceStep) GetCounted() *durationpb.Duration {
+	if x != nil {
+		return x.Counted
 	}
 	return nil
 }
@@ -5671,7 +5800,7 @@ type RunRequest_Open struct {
 	Attach *AttachOptions `protobuf:"bytes,3,opt,name=attach,proto3" json:"attach,omitempty"`
 	// Registry credentials for a pull.
 	Auth *RegistryAuth `protobuf:"bytes,4,opt,name=auth,proto3" json:"auth,omitempty"`
-	// Ask for stage timings in `started` and `exited`.
+	// Ask for the trace: with `started` the stages until then, with `exited` all of them.
 	Trace         bool `protobuf:"varint,5,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6380,24 +6509,27 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\x06attach\x18\x03 \x01(\v2\x1b.berth.api.v1.AttachOptionsR\x06attach\x12.\n" +
 	"\x04auth\x18\x04 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\x12\x14\n" +
 	"\x05trace\x18\x05 \x01(\bR\x05traceB\t\n" +
-	"\amessage\"\xbd\x03\n" +
+	"\amessage\"\xec\x03\n" +
 	"\vRunResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12=\n" +
 	"\acreated\x18\x02 \x01(\v2!.berth.api.v1.RunResponse.CreatedH\x00R\acreated\x12=\n" +
 	"\astarted\x18\x03 \x01(\v2!.berth.api.v1.RunResponse.StartedH\x00R\astarted\x123\n" +
 	"\x06output\x18\x04 \x01(\v2\x19.berth.api.v1.OutputChunkH\x00R\x06output\x122\n" +
-	"\x06exited\x18\x05 \x01(\v2\x18.berth.api.v1.ExitStatusH\x00R\x06exited\x1aI\n" +
+	"\x06exited\x18\x05 \x01(\v2\x18.berth.api.v1.ExitStatusH\x00R\x06exited\x12-\n" +
+	"\x05trace\x18\x06 \x03(\v2\x17.berth.api.v1.TraceStepR\x05trace\x1aI\n" +
 	"\aCreated\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x1a8\n" +
 	"\aStarted\x12-\n" +
 	"\x05trace\x18\x01 \x03(\v2\x17.berth.api.v1.TraceStepR\x05traceB\t\n" +
-	"\amessage\"\x89\x01\n" +
+	"\amessage\"\xe9\x01\n" +
 	"\tTraceStep\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
 	"\x06offset\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06offset\x125\n" +
-	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\"p\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12)\n" +
+	"\x05stage\x18\x04 \x01(\x0e2\x13.berth.api.v1.StageR\x05stage\x123\n" +
+	"\acounted\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\acounted\"p\n" +
 	"\rCreateRequest\x12/\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1b.berth.api.v1.ContainerSpecR\x04spec\x12.\n" +
 	"\x04auth\x18\x02 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\"\xdd\x01\n" +
@@ -6721,7 +6853,27 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\x16MOUNT_TYPE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMOUNT_TYPE_BIND\x10\x01\x12\x15\n" +
 	"\x11MOUNT_TYPE_VOLUME\x10\x02\x12\x14\n" +
-	"\x10MOUNT_TYPE_TMPFS\x10\x03*\xfb\x01\n" +
+	"\x10MOUNT_TYPE_TMPFS\x10\x03*\x9b\x02\n" +
+	"\x05Stage\x12\x15\n" +
+	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSTAGE_QUEUE\x10\x01\x12\x0e\n" +
+	"\n" +
+	"STAGE_PULL\x10\x02\x12\x0f\n" +
+	"\vSTAGE_IMAGE\x10\x03\x12\x11\n" +
+	"\rSTAGE_NETWORK\x10\x04\x12\x10\n" +
+	"\fSTAGE_RECORD\x10\x05\x12\x10\n" +
+	"\fSTAGE_CGROUP\x10\x06\x12\x0f\n" +
+	"\vSTAGE_CLONE\x10\a\x12\x10\n" +
+	"\fSTAGE_MOUNTS\x10\b\x12\x12\n" +
+	"\x0eSTAGE_SECURITY\x10\t\x12\x0e\n" +
+	"\n" +
+	"STAGE_EXEC\x10\n" +
+	"\x12\x14\n" +
+	"\x10STAGE_FIRST_BYTE\x10\v\x12\x0e\n" +
+	"\n" +
+	"STAGE_EXIT\x10\f\x12\x11\n" +
+	"\rSTAGE_CLEANUP\x10\r\x12\x12\n" +
+	"\x0eSTAGE_HANDOVER\x10\x0e*\xfb\x01\n" +
 	"\x0eContainerState\x12\x1f\n" +
 	"\x1bCONTAINER_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17CONTAINER_STATE_CREATED\x10\x01\x12\x1b\n" +
@@ -6772,242 +6924,246 @@ func file_berth_api_v1_container_proto_rawDescGZIP() []byte {
 	return file_berth_api_v1_container_proto_rawDescData
 }
 
-var file_berth_api_v1_container_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_berth_api_v1_container_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_berth_api_v1_container_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_berth_api_v1_container_proto_goTypes = []any{
 	(PullPolicy)(0),               // 0: berth.api.v1.PullPolicy
 	(MountType)(0),                // 1: berth.api.v1.MountType
-	(ContainerState)(0),           // 2: berth.api.v1.ContainerState
-	(WaitCondition)(0),            // 3: berth.api.v1.WaitCondition
-	(OutputChunk_Stream)(0),       // 4: berth.api.v1.OutputChunk.Stream
-	(FileChange_Kind)(0),          // 5: berth.api.v1.FileChange.Kind
-	(*ContainerSpec)(nil),         // 6: berth.api.v1.ContainerSpec
-	(*Resources)(nil),             // 7: berth.api.v1.Resources
-	(*Security)(nil),              // 8: berth.api.v1.Security
-	(*MountSpec)(nil),             // 9: berth.api.v1.MountSpec
-	(*NetworkSpec)(nil),           // 10: berth.api.v1.NetworkSpec
-	(*PortMapping)(nil),           // 11: berth.api.v1.PortMapping
-	(*Ulimit)(nil),                // 12: berth.api.v1.Ulimit
-	(*LogSpec)(nil),               // 13: berth.api.v1.LogSpec
-	(*RestartPolicy)(nil),         // 14: berth.api.v1.RestartPolicy
-	(*TerminalSize)(nil),          // 15: berth.api.v1.TerminalSize
-	(*AttachOptions)(nil),         // 16: berth.api.v1.AttachOptions
-	(*OutputChunk)(nil),           // 17: berth.api.v1.OutputChunk
-	(*ExitStatus)(nil),            // 18: berth.api.v1.ExitStatus
-	(*RunRequest)(nil),            // 19: berth.api.v1.RunRequest
-	(*RunResponse)(nil),           // 20: berth.api.v1.RunResponse
-	(*TraceStep)(nil),             // 21: berth.api.v1.TraceStep
-	(*CreateRequest)(nil),         // 22: berth.api.v1.CreateRequest
-	(*CreateResponse)(nil),        // 23: berth.api.v1.CreateResponse
-	(*StartRequest)(nil),          // 24: berth.api.v1.StartRequest
-	(*StartResponse)(nil),         // 25: berth.api.v1.StartResponse
-	(*StopRequest)(nil),           // 26: berth.api.v1.StopRequest
-	(*StopResponse)(nil),          // 27: berth.api.v1.StopResponse
-	(*RestartRequest)(nil),        // 28: berth.api.v1.RestartRequest
-	(*RestartResponse)(nil),       // 29: berth.api.v1.RestartResponse
-	(*RemoveRequest)(nil),         // 30: berth.api.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 31: berth.api.v1.RemoveResponse
-	(*PruneRequest)(nil),          // 32: berth.api.v1.PruneRequest
-	(*PruneResponse)(nil),         // 33: berth.api.v1.PruneResponse
-	(*KillRequest)(nil),           // 34: berth.api.v1.KillRequest
-	(*KillResponse)(nil),          // 35: berth.api.v1.KillResponse
-	(*PauseRequest)(nil),          // 36: berth.api.v1.PauseRequest
-	(*PauseResponse)(nil),         // 37: berth.api.v1.PauseResponse
-	(*UnpauseRequest)(nil),        // 38: berth.api.v1.UnpauseRequest
-	(*UnpauseResponse)(nil),       // 39: berth.api.v1.UnpauseResponse
-	(*RenameRequest)(nil),         // 40: berth.api.v1.RenameRequest
-	(*RenameResponse)(nil),        // 41: berth.api.v1.RenameResponse
-	(*UpdateRequest)(nil),         // 42: berth.api.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 43: berth.api.v1.UpdateResponse
-	(*ListRequest)(nil),           // 44: berth.api.v1.ListRequest
-	(*ListResponse)(nil),          // 45: berth.api.v1.ListResponse
-	(*ContainerSummary)(nil),      // 46: berth.api.v1.ContainerSummary
-	(*MountPoint)(nil),            // 47: berth.api.v1.MountPoint
-	(*InspectRequest)(nil),        // 48: berth.api.v1.InspectRequest
-	(*InspectResponse)(nil),       // 49: berth.api.v1.InspectResponse
-	(*Container)(nil),             // 50: berth.api.v1.Container
-	(*ExecInfo)(nil),              // 51: berth.api.v1.ExecInfo
-	(*EndpointInfo)(nil),          // 52: berth.api.v1.EndpointInfo
-	(*WaitRequest)(nil),           // 53: berth.api.v1.WaitRequest
-	(*WaitResponse)(nil),          // 54: berth.api.v1.WaitResponse
-	(*LogsRequest)(nil),           // 55: berth.api.v1.LogsRequest
-	(*LogsResponse)(nil),          // 56: berth.api.v1.LogsResponse
-	(*StatsRequest)(nil),          // 57: berth.api.v1.StatsRequest
-	(*StatsResponse)(nil),         // 58: berth.api.v1.StatsResponse
-	(*ContainerStats)(nil),        // 59: berth.api.v1.ContainerStats
-	(*TopRequest)(nil),            // 60: berth.api.v1.TopRequest
-	(*TopResponse)(nil),           // 61: berth.api.v1.TopResponse
-	(*TopProcess)(nil),            // 62: berth.api.v1.TopProcess
-	(*AttachRequest)(nil),         // 63: berth.api.v1.AttachRequest
-	(*AttachResponse)(nil),        // 64: berth.api.v1.AttachResponse
-	(*ExecRequest)(nil),           // 65: berth.api.v1.ExecRequest
-	(*ExecResponse)(nil),          // 66: berth.api.v1.ExecResponse
-	(*DiffRequest)(nil),           // 67: berth.api.v1.DiffRequest
-	(*DiffResponse)(nil),          // 68: berth.api.v1.DiffResponse
-	(*CommitRequest)(nil),         // 69: berth.api.v1.CommitRequest
-	(*CommitResponse)(nil),        // 70: berth.api.v1.CommitResponse
-	(*ExportRequest)(nil),         // 71: berth.api.v1.ExportRequest
-	(*ExportResponse)(nil),        // 72: berth.api.v1.ExportResponse
-	(*FileChange)(nil),            // 73: berth.api.v1.FileChange
-	(*JobProgress)(nil),           // 74: berth.api.v1.JobProgress
-	(*RegistryAuth)(nil),          // 75: berth.api.v1.RegistryAuth
-	nil,                           // 76: berth.api.v1.ContainerSpec.LabelsEntry
-	nil,                           // 77: berth.api.v1.ContainerSpec.SysctlsEntry
-	nil,                           // 78: berth.api.v1.ContainerSpec.AnnotationsEntry
-	(*RunRequest_Open)(nil),       // 79: berth.api.v1.RunRequest.Open
-	(*RunResponse_Created)(nil),   // 80: berth.api.v1.RunResponse.Created
-	(*RunResponse_Started)(nil),   // 81: berth.api.v1.RunResponse.Started
-	(*CreateResponse_Result)(nil), // 82: berth.api.v1.CreateResponse.Result
-	nil,                           // 83: berth.api.v1.ContainerSummary.LabelsEntry
-	nil,                           // 84: berth.api.v1.Container.LabelsEntry
-	(*AttachRequest_Open)(nil),    // 85: berth.api.v1.AttachRequest.Open
-	(*ExecRequest_Open)(nil),      // 86: berth.api.v1.ExecRequest.Open
-	(*ExecResponse_Started)(nil),  // 87: berth.api.v1.ExecResponse.Started
-	(*CommitResponse_Result)(nil), // 88: berth.api.v1.CommitResponse.Result
-	(*durationpb.Duration)(nil),   // 89: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 90: google.protobuf.Timestamp
+	(Stage)(0),                    // 2: berth.api.v1.Stage
+	(ContainerState)(0),           // 3: berth.api.v1.ContainerState
+	(WaitCondition)(0),            // 4: berth.api.v1.WaitCondition
+	(OutputChunk_Stream)(0),       // 5: berth.api.v1.OutputChunk.Stream
+	(FileChange_Kind)(0),          // 6: berth.api.v1.FileChange.Kind
+	(*ContainerSpec)(nil),         // 7: berth.api.v1.ContainerSpec
+	(*Resources)(nil),             // 8: berth.api.v1.Resources
+	(*Security)(nil),              // 9: berth.api.v1.Security
+	(*MountSpec)(nil),             // 10: berth.api.v1.MountSpec
+	(*NetworkSpec)(nil),           // 11: berth.api.v1.NetworkSpec
+	(*PortMapping)(nil),           // 12: berth.api.v1.PortMapping
+	(*Ulimit)(nil),                // 13: berth.api.v1.Ulimit
+	(*LogSpec)(nil),               // 14: berth.api.v1.LogSpec
+	(*RestartPolicy)(nil),         // 15: berth.api.v1.RestartPolicy
+	(*TerminalSize)(nil),          // 16: berth.api.v1.TerminalSize
+	(*AttachOptions)(nil),         // 17: berth.api.v1.AttachOptions
+	(*OutputChunk)(nil),           // 18: berth.api.v1.OutputChunk
+	(*ExitStatus)(nil),            // 19: berth.api.v1.ExitStatus
+	(*RunRequest)(nil),            // 20: berth.api.v1.RunRequest
+	(*RunResponse)(nil),           // 21: berth.api.v1.RunResponse
+	(*TraceStep)(nil),             // 22: berth.api.v1.TraceStep
+	(*CreateRequest)(nil),         // 23: berth.api.v1.CreateRequest
+	(*CreateResponse)(nil),        // 24: berth.api.v1.CreateResponse
+	(*StartRequest)(nil),          // 25: berth.api.v1.StartRequest
+	(*StartResponse)(nil),         // 26: berth.api.v1.StartResponse
+	(*StopRequest)(nil),           // 27: berth.api.v1.StopRequest
+	(*StopResponse)(nil),          // 28: berth.api.v1.StopResponse
+	(*RestartRequest)(nil),        // 29: berth.api.v1.RestartRequest
+	(*RestartResponse)(nil),       // 30: berth.api.v1.RestartResponse
+	(*RemoveRequest)(nil),         // 31: berth.api.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 32: berth.api.v1.RemoveResponse
+	(*PruneRequest)(nil),          // 33: berth.api.v1.PruneRequest
+	(*PruneResponse)(nil),         // 34: berth.api.v1.PruneResponse
+	(*KillRequest)(nil),           // 35: berth.api.v1.KillRequest
+	(*KillResponse)(nil),          // 36: berth.api.v1.KillResponse
+	(*PauseRequest)(nil),          // 37: berth.api.v1.PauseRequest
+	(*PauseResponse)(nil),         // 38: berth.api.v1.PauseResponse
+	(*UnpauseRequest)(nil),        // 39: berth.api.v1.UnpauseRequest
+	(*UnpauseResponse)(nil),       // 40: berth.api.v1.UnpauseResponse
+	(*RenameRequest)(nil),         // 41: berth.api.v1.RenameRequest
+	(*RenameResponse)(nil),        // 42: berth.api.v1.RenameResponse
+	(*UpdateRequest)(nil),         // 43: berth.api.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 44: berth.api.v1.UpdateResponse
+	(*ListRequest)(nil),           // 45: berth.api.v1.ListRequest
+	(*ListResponse)(nil),          // 46: berth.api.v1.ListResponse
+	(*ContainerSummary)(nil),      // 47: berth.api.v1.ContainerSummary
+	(*MountPoint)(nil),            // 48: berth.api.v1.MountPoint
+	(*InspectRequest)(nil),        // 49: berth.api.v1.InspectRequest
+	(*InspectResponse)(nil),       // 50: berth.api.v1.InspectResponse
+	(*Container)(nil),             // 51: berth.api.v1.Container
+	(*ExecInfo)(nil),              // 52: berth.api.v1.ExecInfo
+	(*EndpointInfo)(nil),          // 53: berth.api.v1.EndpointInfo
+	(*WaitRequest)(nil),           // 54: berth.api.v1.WaitRequest
+	(*WaitResponse)(nil),          // 55: berth.api.v1.WaitResponse
+	(*LogsRequest)(nil),           // 56: berth.api.v1.LogsRequest
+	(*LogsResponse)(nil),          // 57: berth.api.v1.LogsResponse
+	(*StatsRequest)(nil),          // 58: berth.api.v1.StatsRequest
+	(*StatsResponse)(nil),         // 59: berth.api.v1.StatsResponse
+	(*ContainerStats)(nil),        // 60: berth.api.v1.ContainerStats
+	(*TopRequest)(nil),            // 61: berth.api.v1.TopRequest
+	(*TopResponse)(nil),           // 62: berth.api.v1.TopResponse
+	(*TopProcess)(nil),            // 63: berth.api.v1.TopProcess
+	(*AttachRequest)(nil),         // 64: berth.api.v1.AttachRequest
+	(*AttachResponse)(nil),        // 65: berth.api.v1.AttachResponse
+	(*ExecRequest)(nil),           // 66: berth.api.v1.ExecRequest
+	(*ExecResponse)(nil),          // 67: berth.api.v1.ExecResponse
+	(*DiffRequest)(nil),           // 68: berth.api.v1.DiffRequest
+	(*DiffResponse)(nil),          // 69: berth.api.v1.DiffResponse
+	(*CommitRequest)(nil),         // 70: berth.api.v1.CommitRequest
+	(*CommitResponse)(nil),        // 71: berth.api.v1.CommitResponse
+	(*ExportRequest)(nil),         // 72: berth.api.v1.ExportRequest
+	(*ExportResponse)(nil),        // 73: berth.api.v1.ExportResponse
+	(*FileChange)(nil),            // 74: berth.api.v1.FileChange
+	(*JobProgress)(nil),           // 75: berth.api.v1.JobProgress
+	(*RegistryAuth)(nil),          // 76: berth.api.v1.RegistryAuth
+	nil,                           // 77: berth.api.v1.ContainerSpec.LabelsEntry
+	nil,                           // 78: berth.api.v1.ContainerSpec.SysctlsEntry
+	nil,                           // 79: berth.api.v1.ContainerSpec.AnnotationsEntry
+	(*RunRequest_Open)(nil),       // 80: berth.api.v1.RunRequest.Open
+	(*RunResponse_Created)(nil),   // 81: berth.api.v1.RunResponse.Created
+	(*RunResponse_Started)(nil),   // 82: berth.api.v1.RunResponse.Started
+	(*CreateResponse_Result)(nil), // 83: berth.api.v1.CreateResponse.Result
+	nil,                           // 84: berth.api.v1.ContainerSummary.LabelsEntry
+	nil,                           // 85: berth.api.v1.Container.LabelsEntry
+	(*AttachRequest_Open)(nil),    // 86: berth.api.v1.AttachRequest.Open
+	(*ExecRequest_Open)(nil),      // 87: berth.api.v1.ExecRequest.Open
+	(*ExecResponse_Started)(nil),  // 88: berth.api.v1.ExecResponse.Started
+	(*CommitResponse_Result)(nil), // 89: berth.api.v1.CommitResponse.Result
+	(*durationpb.Duration)(nil),   // 90: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 91: google.protobuf.Timestamp
 }
 var file_berth_api_v1_container_proto_depIdxs = []int32{
-	76,  // 0: berth.api.v1.ContainerSpec.labels:type_name -> berth.api.v1.ContainerSpec.LabelsEntry
-	89,  // 1: berth.api.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	7,   // 2: berth.api.v1.ContainerSpec.resources:type_name -> berth.api.v1.Resources
-	8,   // 3: berth.api.v1.ContainerSpec.security:type_name -> berth.api.v1.Security
-	9,   // 4: berth.api.v1.ContainerSpec.mounts:type_name -> berth.api.v1.MountSpec
-	10,  // 5: berth.api.v1.ContainerSpec.network:type_name -> berth.api.v1.NetworkSpec
-	12,  // 6: berth.api.v1.ContainerSpec.ulimits:type_name -> berth.api.v1.Ulimit
-	77,  // 7: berth.api.v1.ContainerSpec.sysctls:type_name -> berth.api.v1.ContainerSpec.SysctlsEntry
-	13,  // 8: berth.api.v1.ContainerSpec.log:type_name -> berth.api.v1.LogSpec
-	14,  // 9: berth.api.v1.ContainerSpec.restart:type_name -> berth.api.v1.RestartPolicy
+	77,  // 0: berth.api.v1.ContainerSpec.labels:type_name -> berth.api.v1.ContainerSpec.LabelsEntry
+	90,  // 1: berth.api.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	8,   // 2: berth.api.v1.ContainerSpec.resources:type_name -> berth.api.v1.Resources
+	9,   // 3: berth.api.v1.ContainerSpec.security:type_name -> berth.api.v1.Security
+	10,  // 4: berth.api.v1.ContainerSpec.mounts:type_name -> berth.api.v1.MountSpec
+	11,  // 5: berth.api.v1.ContainerSpec.network:type_name -> berth.api.v1.NetworkSpec
+	13,  // 6: berth.api.v1.ContainerSpec.ulimits:type_name -> berth.api.v1.Ulimit
+	78,  // 7: berth.api.v1.ContainerSpec.sysctls:type_name -> berth.api.v1.ContainerSpec.SysctlsEntry
+	14,  // 8: berth.api.v1.ContainerSpec.log:type_name -> berth.api.v1.LogSpec
+	15,  // 9: berth.api.v1.ContainerSpec.restart:type_name -> berth.api.v1.RestartPolicy
 	0,   // 10: berth.api.v1.ContainerSpec.pull:type_name -> berth.api.v1.PullPolicy
-	78,  // 11: berth.api.v1.ContainerSpec.annotations:type_name -> berth.api.v1.ContainerSpec.AnnotationsEntry
-	15,  // 12: berth.api.v1.ContainerSpec.terminal_size:type_name -> berth.api.v1.TerminalSize
+	79,  // 11: berth.api.v1.ContainerSpec.annotations:type_name -> berth.api.v1.ContainerSpec.AnnotationsEntry
+	16,  // 12: berth.api.v1.ContainerSpec.terminal_size:type_name -> berth.api.v1.TerminalSize
 	1,   // 13: berth.api.v1.MountSpec.type:type_name -> berth.api.v1.MountType
-	11,  // 14: berth.api.v1.NetworkSpec.ports:type_name -> berth.api.v1.PortMapping
-	4,   // 15: berth.api.v1.OutputChunk.stream:type_name -> berth.api.v1.OutputChunk.Stream
-	90,  // 16: berth.api.v1.ExitStatus.exited_at:type_name -> google.protobuf.Timestamp
-	79,  // 17: berth.api.v1.RunRequest.open:type_name -> berth.api.v1.RunRequest.Open
-	15,  // 18: berth.api.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	74,  // 19: berth.api.v1.RunResponse.progress:type_name -> berth.api.v1.JobProgress
-	80,  // 20: berth.api.v1.RunResponse.created:type_name -> berth.api.v1.RunResponse.Created
-	81,  // 21: berth.api.v1.RunResponse.started:type_name -> berth.api.v1.RunResponse.Started
-	17,  // 22: berth.api.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
-	18,  // 23: berth.api.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	89,  // 24: berth.api.v1.TraceStep.offset:type_name -> google.protobuf.Duration
-	89,  // 25: berth.api.v1.TraceStep.duration:type_name -> google.protobuf.Duration
-	6,   // 26: berth.api.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
-	75,  // 27: berth.api.v1.CreateRequest.auth:type_name -> berth.api.v1.RegistryAuth
-	74,  // 28: berth.api.v1.CreateResponse.progress:type_name -> berth.api.v1.JobProgress
-	82,  // 29: berth.api.v1.CreateResponse.result:type_name -> berth.api.v1.CreateResponse.Result
-	21,  // 30: berth.api.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	89,  // 31: berth.api.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	89,  // 32: berth.api.v1.RestartRequest.timeout:type_name -> google.protobuf.Duration
-	7,   // 33: berth.api.v1.UpdateRequest.resources:type_name -> berth.api.v1.Resources
-	14,  // 34: berth.api.v1.UpdateRequest.restart:type_name -> berth.api.v1.RestartPolicy
-	46,  // 35: berth.api.v1.ListResponse.containers:type_name -> berth.api.v1.ContainerSummary
-	90,  // 36: berth.api.v1.ContainerSummary.created_at:type_name -> google.protobuf.Timestamp
-	2,   // 37: berth.api.v1.ContainerSummary.state:type_name -> berth.api.v1.ContainerState
-	11,  // 38: berth.api.v1.ContainerSummary.ports:type_name -> berth.api.v1.PortMapping
-	83,  // 39: berth.api.v1.ContainerSummary.labels:type_name -> berth.api.v1.ContainerSummary.LabelsEntry
-	47,  // 40: berth.api.v1.ContainerSummary.mounts:type_name -> berth.api.v1.MountPoint
-	18,  // 41: berth.api.v1.ContainerSummary.exit:type_name -> berth.api.v1.ExitStatus
-	90,  // 42: berth.api.v1.ContainerSummary.started_at:type_name -> google.protobuf.Timestamp
-	1,   // 43: berth.api.v1.MountPoint.type:type_name -> berth.api.v1.MountType
-	50,  // 44: berth.api.v1.InspectResponse.container:type_name -> berth.api.v1.Container
-	6,   // 45: berth.api.v1.Container.spec:type_name -> berth.api.v1.ContainerSpec
-	90,  // 46: berth.api.v1.Container.created_at:type_name -> google.protobuf.Timestamp
-	90,  // 47: berth.api.v1.Container.started_at:type_name -> google.protobuf.Timestamp
-	2,   // 48: berth.api.v1.Container.state:type_name -> berth.api.v1.ContainerState
-	18,  // 49: berth.api.v1.Container.exit:type_name -> berth.api.v1.ExitStatus
-	47,  // 50: berth.api.v1.Container.mounts:type_name -> berth.api.v1.MountPoint
-	52,  // 51: berth.api.v1.Container.endpoints:type_name -> berth.api.v1.EndpointInfo
-	21,  // 52: berth.api.v1.Container.trace:type_name -> berth.api.v1.TraceStep
-	84,  // 53: berth.api.v1.Container.labels:type_name -> berth.api.v1.Container.LabelsEntry
-	51,  // 54: berth.api.v1.Container.execs:type_name -> berth.api.v1.ExecInfo
-	11,  // 55: berth.api.v1.EndpointInfo.ports:type_name -> berth.api.v1.PortMapping
-	3,   // 56: berth.api.v1.WaitRequest.condition:type_name -> berth.api.v1.WaitCondition
-	18,  // 57: berth.api.v1.WaitResponse.exit:type_name -> berth.api.v1.ExitStatus
-	90,  // 58: berth.api.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	90,  // 59: berth.api.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	4,   // 60: berth.api.v1.LogsResponse.stream:type_name -> berth.api.v1.OutputChunk.Stream
-	90,  // 61: berth.api.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	59,  // 62: berth.api.v1.StatsResponse.stats:type_name -> berth.api.v1.ContainerStats
-	90,  // 63: berth.api.v1.ContainerStats.time:type_name -> google.protobuf.Timestamp
-	89,  // 64: berth.api.v1.ContainerStats.cpu_time:type_name -> google.protobuf.Duration
-	89,  // 65: berth.api.v1.ContainerStats.cpu_throttled_time:type_name -> google.protobuf.Duration
-	62,  // 66: berth.api.v1.TopResponse.processes:type_name -> berth.api.v1.TopProcess
-	85,  // 67: berth.api.v1.AttachRequest.open:type_name -> berth.api.v1.AttachRequest.Open
-	15,  // 68: berth.api.v1.AttachRequest.resize:type_name -> berth.api.v1.TerminalSize
-	17,  // 69: berth.api.v1.AttachResponse.output:type_name -> berth.api.v1.OutputChunk
-	18,  // 70: berth.api.v1.AttachResponse.exited:type_name -> berth.api.v1.ExitStatus
-	86,  // 71: berth.api.v1.ExecRequest.open:type_name -> berth.api.v1.ExecRequest.Open
-	15,  // 72: berth.api.v1.ExecRequest.resize:type_name -> berth.api.v1.TerminalSize
-	87,  // 73: berth.api.v1.ExecResponse.started:type_name -> berth.api.v1.ExecResponse.Started
-	17,  // 74: berth.api.v1.ExecResponse.output:type_name -> berth.api.v1.OutputChunk
-	18,  // 75: berth.api.v1.ExecResponse.exited:type_name -> berth.api.v1.ExitStatus
-	73,  // 76: berth.api.v1.DiffResponse.changes:type_name -> berth.api.v1.FileChange
-	74,  // 77: berth.api.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
-	88,  // 78: berth.api.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
-	5,   // 79: berth.api.v1.FileChange.kind:type_name -> berth.api.v1.FileChange.Kind
-	6,   // 80: berth.api.v1.RunRequest.Open.spec:type_name -> berth.api.v1.ContainerSpec
-	16,  // 81: berth.api.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	75,  // 82: berth.api.v1.RunRequest.Open.auth:type_name -> berth.api.v1.RegistryAuth
-	21,  // 83: berth.api.v1.RunResponse.Started.trace:type_name -> berth.api.v1.TraceStep
-	16,  // 84: berth.api.v1.AttachRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	15,  // 85: berth.api.v1.AttachRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
-	16,  // 86: berth.api.v1.ExecRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	15,  // 87: berth.api.v1.ExecRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
-	21,  // 88: berth.api.v1.ExecResponse.Started.trace:type_name -> berth.api.v1.TraceStep
-	19,  // 89: berth.api.v1.ContainerService.Run:input_type -> berth.api.v1.RunRequest
-	22,  // 90: berth.api.v1.ContainerService.Create:input_type -> berth.api.v1.CreateRequest
-	24,  // 91: berth.api.v1.ContainerService.Start:input_type -> berth.api.v1.StartRequest
-	26,  // 92: berth.api.v1.ContainerService.Stop:input_type -> berth.api.v1.StopRequest
-	28,  // 93: berth.api.v1.ContainerService.Restart:input_type -> berth.api.v1.RestartRequest
-	30,  // 94: berth.api.v1.ContainerService.Remove:input_type -> berth.api.v1.RemoveRequest
-	32,  // 95: berth.api.v1.ContainerService.Prune:input_type -> berth.api.v1.PruneRequest
-	34,  // 96: berth.api.v1.ContainerService.Kill:input_type -> berth.api.v1.KillRequest
-	36,  // 97: berth.api.v1.ContainerService.Pause:input_type -> berth.api.v1.PauseRequest
-	38,  // 98: berth.api.v1.ContainerService.Unpause:input_type -> berth.api.v1.UnpauseRequest
-	40,  // 99: berth.api.v1.ContainerService.Rename:input_type -> berth.api.v1.RenameRequest
-	42,  // 100: berth.api.v1.ContainerService.Update:input_type -> berth.api.v1.UpdateRequest
-	44,  // 101: berth.api.v1.ContainerService.List:input_type -> berth.api.v1.ListRequest
-	48,  // 102: berth.api.v1.ContainerService.Inspect:input_type -> berth.api.v1.InspectRequest
-	53,  // 103: berth.api.v1.ContainerService.Wait:input_type -> berth.api.v1.WaitRequest
-	55,  // 104: berth.api.v1.ContainerService.Logs:input_type -> berth.api.v1.LogsRequest
-	57,  // 105: berth.api.v1.ContainerService.Stats:input_type -> berth.api.v1.StatsRequest
-	60,  // 106: berth.api.v1.ContainerService.Top:input_type -> berth.api.v1.TopRequest
-	63,  // 107: berth.api.v1.ContainerService.Attach:input_type -> berth.api.v1.AttachRequest
-	65,  // 108: berth.api.v1.ContainerService.Exec:input_type -> berth.api.v1.ExecRequest
-	67,  // 109: berth.api.v1.ContainerService.Diff:input_type -> berth.api.v1.DiffRequest
-	69,  // 110: berth.api.v1.ContainerService.Commit:input_type -> berth.api.v1.CommitRequest
-	71,  // 111: berth.api.v1.ContainerService.Export:input_type -> berth.api.v1.ExportRequest
-	20,  // 112: berth.api.v1.ContainerService.Run:output_type -> berth.api.v1.RunResponse
-	23,  // 113: berth.api.v1.ContainerService.Create:output_type -> berth.api.v1.CreateResponse
-	25,  // 114: berth.api.v1.ContainerService.Start:output_type -> berth.api.v1.StartResponse
-	27,  // 115: berth.api.v1.ContainerService.Stop:output_type -> berth.api.v1.StopResponse
-	29,  // 116: berth.api.v1.ContainerService.Restart:output_type -> berth.api.v1.RestartResponse
-	31,  // 117: berth.api.v1.ContainerService.Remove:output_type -> berth.api.v1.RemoveResponse
-	33,  // 118: berth.api.v1.ContainerService.Prune:output_type -> berth.api.v1.PruneResponse
-	35,  // 119: berth.api.v1.ContainerService.Kill:output_type -> berth.api.v1.KillResponse
-	37,  // 120: berth.api.v1.ContainerService.Pause:output_type -> berth.api.v1.PauseResponse
-	39,  // 121: berth.api.v1.ContainerService.Unpause:output_type -> berth.api.v1.UnpauseResponse
-	41,  // 122: berth.api.v1.ContainerService.Rename:output_type -> berth.api.v1.RenameResponse
-	43,  // 123: berth.api.v1.ContainerService.Update:output_type -> berth.api.v1.UpdateResponse
-	45,  // 124: berth.api.v1.ContainerService.List:output_type -> berth.api.v1.ListResponse
-	49,  // 125: berth.api.v1.ContainerService.Inspect:output_type -> berth.api.v1.InspectResponse
-	54,  // 126: berth.api.v1.ContainerService.Wait:output_type -> berth.api.v1.WaitResponse
-	56,  // 127: berth.api.v1.ContainerService.Logs:output_type -> berth.api.v1.LogsResponse
-	58,  // 128: berth.api.v1.ContainerService.Stats:output_type -> berth.api.v1.StatsResponse
-	61,  // 129: berth.api.v1.ContainerService.Top:output_type -> berth.api.v1.TopResponse
-	64,  // 130: berth.api.v1.ContainerService.Attach:output_type -> berth.api.v1.AttachResponse
-	66,  // 131: berth.api.v1.ContainerService.Exec:output_type -> berth.api.v1.ExecResponse
-	68,  // 132: berth.api.v1.ContainerService.Diff:output_type -> berth.api.v1.DiffResponse
-	70,  // 133: berth.api.v1.ContainerService.Commit:output_type -> berth.api.v1.CommitResponse
-	72,  // 134: berth.api.v1.ContainerService.Export:output_type -> berth.api.v1.ExportResponse
-	112, // [112:135] is the sub-list for method output_type
-	89,  // [89:112] is the sub-list for method input_type
-	89,  // [89:89] is the sub-list for extension type_name
-	89,  // [89:89] is the sub-list for extension extendee
-	0,   // [0:89] is the sub-list for field type_name
+	12,  // 14: berth.api.v1.NetworkSpec.ports:type_name -> berth.api.v1.PortMapping
+	5,   // 15: berth.api.v1.OutputChunk.stream:type_name -> berth.api.v1.OutputChunk.Stream
+	91,  // 16: berth.api.v1.ExitStatus.exited_at:type_name -> google.protobuf.Timestamp
+	80,  // 17: berth.api.v1.RunRequest.open:type_name -> berth.api.v1.RunRequest.Open
+	16,  // 18: berth.api.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
+	75,  // 19: berth.api.v1.RunResponse.progress:type_name -> berth.api.v1.JobProgress
+	81,  // 20: berth.api.v1.RunResponse.created:type_name -> berth.api.v1.RunResponse.Created
+	82,  // 21: berth.api.v1.RunResponse.started:type_name -> berth.api.v1.RunResponse.Started
+	18,  // 22: berth.api.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
+	19,  // 23: berth.api.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
+	22,  // 24: berth.api.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
+	90,  // 25: berth.api.v1.TraceStep.offset:type_name -> google.protobuf.Duration
+	90,  // 26: berth.api.v1.TraceStep.duration:type_name -> google.protobuf.Duration
+	2,   // 27: berth.api.v1.TraceStep.stage:type_name -> berth.api.v1.Stage
+	90,  // 28: berth.api.v1.TraceStep.counted:type_name -> google.protobuf.Duration
+	7,   // 29: berth.api.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
+	76,  // 30: berth.api.v1.CreateRequest.auth:type_name -> berth.api.v1.RegistryAuth
+	75,  // 31: berth.api.v1.CreateResponse.progress:type_name -> berth.api.v1.JobProgress
+	83,  // 32: berth.api.v1.CreateResponse.result:type_name -> berth.api.v1.CreateResponse.Result
+	22,  // 33: berth.api.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
+	90,  // 34: berth.api.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	90,  // 35: berth.api.v1.RestartRequest.timeout:type_name -> google.protobuf.Duration
+	8,   // 36: berth.api.v1.UpdateRequest.resources:type_name -> berth.api.v1.Resources
+	15,  // 37: berth.api.v1.UpdateRequest.restart:type_name -> berth.api.v1.RestartPolicy
+	47,  // 38: berth.api.v1.ListResponse.containers:type_name -> berth.api.v1.ContainerSummary
+	91,  // 39: berth.api.v1.ContainerSummary.created_at:type_name -> google.protobuf.Timestamp
+	3,   // 40: berth.api.v1.ContainerSummary.state:type_name -> berth.api.v1.ContainerState
+	12,  // 41: berth.api.v1.ContainerSummary.ports:type_name -> berth.api.v1.PortMapping
+	84,  // 42: berth.api.v1.ContainerSummary.labels:type_name -> berth.api.v1.ContainerSummary.LabelsEntry
+	48,  // 43: berth.api.v1.ContainerSummary.mounts:type_name -> berth.api.v1.MountPoint
+	19,  // 44: berth.api.v1.ContainerSummary.exit:type_name -> berth.api.v1.ExitStatus
+	91,  // 45: berth.api.v1.ContainerSummary.started_at:type_name -> google.protobuf.Timestamp
+	1,   // 46: berth.api.v1.MountPoint.type:type_name -> berth.api.v1.MountType
+	51,  // 47: berth.api.v1.InspectResponse.container:type_name -> berth.api.v1.Container
+	7,   // 48: berth.api.v1.Container.spec:type_name -> berth.api.v1.ContainerSpec
+	91,  // 49: berth.api.v1.Container.created_at:type_name -> google.protobuf.Timestamp
+	91,  // 50: berth.api.v1.Container.started_at:type_name -> google.protobuf.Timestamp
+	3,   // 51: berth.api.v1.Container.state:type_name -> berth.api.v1.ContainerState
+	19,  // 52: berth.api.v1.Container.exit:type_name -> berth.api.v1.ExitStatus
+	48,  // 53: berth.api.v1.Container.mounts:type_name -> berth.api.v1.MountPoint
+	53,  // 54: berth.api.v1.Container.endpoints:type_name -> berth.api.v1.EndpointInfo
+	22,  // 55: berth.api.v1.Container.trace:type_name -> berth.api.v1.TraceStep
+	85,  // 56: berth.api.v1.Container.labels:type_name -> berth.api.v1.Container.LabelsEntry
+	52,  // 57: berth.api.v1.Container.execs:type_name -> berth.api.v1.ExecInfo
+	12,  // 58: berth.api.v1.EndpointInfo.ports:type_name -> berth.api.v1.PortMapping
+	4,   // 59: berth.api.v1.WaitRequest.condition:type_name -> berth.api.v1.WaitCondition
+	19,  // 60: berth.api.v1.WaitResponse.exit:type_name -> berth.api.v1.ExitStatus
+	91,  // 61: berth.api.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	91,  // 62: berth.api.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	5,   // 63: berth.api.v1.LogsResponse.stream:type_name -> berth.api.v1.OutputChunk.Stream
+	91,  // 64: berth.api.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	60,  // 65: berth.api.v1.StatsResponse.stats:type_name -> berth.api.v1.ContainerStats
+	91,  // 66: berth.api.v1.ContainerStats.time:type_name -> google.protobuf.Timestamp
+	90,  // 67: berth.api.v1.ContainerStats.cpu_time:type_name -> google.protobuf.Duration
+	90,  // 68: berth.api.v1.ContainerStats.cpu_throttled_time:type_name -> google.protobuf.Duration
+	63,  // 69: berth.api.v1.TopResponse.processes:type_name -> berth.api.v1.TopProcess
+	86,  // 70: berth.api.v1.AttachRequest.open:type_name -> berth.api.v1.AttachRequest.Open
+	16,  // 71: berth.api.v1.AttachRequest.resize:type_name -> berth.api.v1.TerminalSize
+	18,  // 72: berth.api.v1.AttachResponse.output:type_name -> berth.api.v1.OutputChunk
+	19,  // 73: berth.api.v1.AttachResponse.exited:type_name -> berth.api.v1.ExitStatus
+	87,  // 74: berth.api.v1.ExecRequest.open:type_name -> berth.api.v1.ExecRequest.Open
+	16,  // 75: berth.api.v1.ExecRequest.resize:type_name -> berth.api.v1.TerminalSize
+	88,  // 76: berth.api.v1.ExecResponse.started:type_name -> berth.api.v1.ExecResponse.Started
+	18,  // 77: berth.api.v1.ExecResponse.output:type_name -> berth.api.v1.OutputChunk
+	19,  // 78: berth.api.v1.ExecResponse.exited:type_name -> berth.api.v1.ExitStatus
+	74,  // 79: berth.api.v1.DiffResponse.changes:type_name -> berth.api.v1.FileChange
+	75,  // 80: berth.api.v1.CommitResponse.progress:type_name -> berth.api.v1.JobProgress
+	89,  // 81: berth.api.v1.CommitResponse.result:type_name -> berth.api.v1.CommitResponse.Result
+	6,   // 82: berth.api.v1.FileChange.kind:type_name -> berth.api.v1.FileChange.Kind
+	7,   // 83: berth.api.v1.RunRequest.Open.spec:type_name -> berth.api.v1.ContainerSpec
+	17,  // 84: berth.api.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	76,  // 85: berth.api.v1.RunRequest.Open.auth:type_name -> berth.api.v1.RegistryAuth
+	22,  // 86: berth.api.v1.RunResponse.Started.trace:type_name -> berth.api.v1.TraceStep
+	17,  // 87: berth.api.v1.AttachRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	16,  // 88: berth.api.v1.AttachRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
+	17,  // 89: berth.api.v1.ExecRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	16,  // 90: berth.api.v1.ExecRequest.Open.terminal_size:type_name -> berth.api.v1.TerminalSize
+	22,  // 91: berth.api.v1.ExecResponse.Started.trace:type_name -> berth.api.v1.TraceStep
+	20,  // 92: berth.api.v1.ContainerService.Run:input_type -> berth.api.v1.RunRequest
+	23,  // 93: berth.api.v1.ContainerService.Create:input_type -> berth.api.v1.CreateRequest
+	25,  // 94: berth.api.v1.ContainerService.Start:input_type -> berth.api.v1.StartRequest
+	27,  // 95: berth.api.v1.ContainerService.Stop:input_type -> berth.api.v1.StopRequest
+	29,  // 96: berth.api.v1.ContainerService.Restart:input_type -> berth.api.v1.RestartRequest
+	31,  // 97: berth.api.v1.ContainerService.Remove:input_type -> berth.api.v1.RemoveRequest
+	33,  // 98: berth.api.v1.ContainerService.Prune:input_type -> berth.api.v1.PruneRequest
+	35,  // 99: berth.api.v1.ContainerService.Kill:input_type -> berth.api.v1.KillRequest
+	37,  // 100: berth.api.v1.ContainerService.Pause:input_type -> berth.api.v1.PauseRequest
+	39,  // 101: berth.api.v1.ContainerService.Unpause:input_type -> berth.api.v1.UnpauseRequest
+	41,  // 102: berth.api.v1.ContainerService.Rename:input_type -> berth.api.v1.RenameRequest
+	43,  // 103: berth.api.v1.ContainerService.Update:input_type -> berth.api.v1.UpdateRequest
+	45,  // 104: berth.api.v1.ContainerService.List:input_type -> berth.api.v1.ListRequest
+	49,  // 105: berth.api.v1.ContainerService.Inspect:input_type -> berth.api.v1.InspectRequest
+	54,  // 106: berth.api.v1.ContainerService.Wait:input_type -> berth.api.v1.WaitRequest
+	56,  // 107: berth.api.v1.ContainerService.Logs:input_type -> berth.api.v1.LogsRequest
+	58,  // 108: berth.api.v1.ContainerService.Stats:input_type -> berth.api.v1.StatsRequest
+	61,  // 109: berth.api.v1.ContainerService.Top:input_type -> berth.api.v1.TopRequest
+	64,  // 110: berth.api.v1.ContainerService.Attach:input_type -> berth.api.v1.AttachRequest
+	66,  // 111: berth.api.v1.ContainerService.Exec:input_type -> berth.api.v1.ExecRequest
+	68,  // 112: berth.api.v1.ContainerService.Diff:input_type -> berth.api.v1.DiffRequest
+	70,  // 113: berth.api.v1.ContainerService.Commit:input_type -> berth.api.v1.CommitRequest
+	72,  // 114: berth.api.v1.ContainerService.Export:input_type -> berth.api.v1.ExportRequest
+	21,  // 115: berth.api.v1.ContainerService.Run:output_type -> berth.api.v1.RunResponse
+	24,  // 116: berth.api.v1.ContainerService.Create:output_type -> berth.api.v1.CreateResponse
+	26,  // 117: berth.api.v1.ContainerService.Start:output_type -> berth.api.v1.StartResponse
+	28,  // 118: berth.api.v1.ContainerService.Stop:output_type -> berth.api.v1.StopResponse
+	30,  // 119: berth.api.v1.ContainerService.Restart:output_type -> berth.api.v1.RestartResponse
+	32,  // 120: berth.api.v1.ContainerService.Remove:output_type -> berth.api.v1.RemoveResponse
+	34,  // 121: berth.api.v1.ContainerService.Prune:output_type -> berth.api.v1.PruneResponse
+	36,  // 122: berth.api.v1.ContainerService.Kill:output_type -> berth.api.v1.KillResponse
+	38,  // 123: berth.api.v1.ContainerService.Pause:output_type -> berth.api.v1.PauseResponse
+	40,  // 124: berth.api.v1.ContainerService.Unpause:output_type -> berth.api.v1.UnpauseResponse
+	42,  // 125: berth.api.v1.ContainerService.Rename:output_type -> berth.api.v1.RenameResponse
+	44,  // 126: berth.api.v1.ContainerService.Update:output_type -> berth.api.v1.UpdateResponse
+	46,  // 127: berth.api.v1.ContainerService.List:output_type -> berth.api.v1.ListResponse
+	50,  // 128: berth.api.v1.ContainerService.Inspect:output_type -> berth.api.v1.InspectResponse
+	55,  // 129: berth.api.v1.ContainerService.Wait:output_type -> berth.api.v1.WaitResponse
+	57,  // 130: berth.api.v1.ContainerService.Logs:output_type -> berth.api.v1.LogsResponse
+	59,  // 131: berth.api.v1.ContainerService.Stats:output_type -> berth.api.v1.StatsResponse
+	62,  // 132: berth.api.v1.ContainerService.Top:output_type -> berth.api.v1.TopResponse
+	65,  // 133: berth.api.v1.ContainerService.Attach:output_type -> berth.api.v1.AttachResponse
+	67,  // 134: berth.api.v1.ContainerService.Exec:output_type -> berth.api.v1.ExecResponse
+	69,  // 135: berth.api.v1.ContainerService.Diff:output_type -> berth.api.v1.DiffResponse
+	71,  // 136: berth.api.v1.ContainerService.Commit:output_type -> berth.api.v1.CommitResponse
+	73,  // 137: berth.api.v1.ContainerService.Export:output_type -> berth.api.v1.ExportResponse
+	115, // [115:138] is the sub-list for method output_type
+	92,  // [92:115] is the sub-list for method input_type
+	92,  // [92:92] is the sub-list for extension type_name
+	92,  // [92:92] is the sub-list for extension extendee
+	0,   // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_container_proto_init() }
@@ -7065,7 +7221,7 @@ func file_berth_api_v1_container_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_container_proto_rawDesc), len(file_berth_api_v1_container_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -246,6 +246,7 @@ type StartRequest struct {
 	Network *v12.AttachResponse    `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
 	// The recipe now (RootfsService.Get); the record keeps no paths of imaged's.
 	Rootfs        *v11.Rootfs `protobuf:"bytes,3,opt,name=rootfs,proto3" json:"rootfs,omitempty"`
+	Timeline      *Timeline   `protobuf:"bytes,4,opt,name=timeline,proto3" json:"timeline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,18 +302,89 @@ func (x *StartRequest) GetRootfs() *v11.Rootfs {
 	return nil
 }
 
+func (x *StartRequest) GetTimeline() *Timeline {
+	if x != nil {
+		return x.Timeline
+	}
+	return nil
+}
+
+// What was done for a start before execd heard of it. The record keeps it, with execd's own steps; `counted` is unset.
+type Timeline struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What offsets count from, in nanoseconds of CLOCK_MONOTONIC, which all processes of a host share.
+	Begun int64           `protobuf:"varint,1,opt,name=begun,proto3" json:"begun,omitempty"`
+	Steps []*v1.TraceStep `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Answer with execd's steps.
+	Wanted        bool `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timeline) Reset() {
+	*x = Timeline{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timeline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timeline) ProtoMessage() {}
+
+func (x *Timeline) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
+func (*Timeline) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Timeline) GetBegun() int64 {
+	if x != nil {
+		return x.Begun
+	}
+	return 0
+}
+
+func (x *Timeline) GetSteps() []*v1.TraceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Timeline) GetWanted() bool {
+	if x != nil {
+		return x.Wanted
+	}
+	return false
+}
+
 type StartResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	Trace         []*v1.TraceStep        `protobuf:"bytes,2,rep,name=trace,proto3" json:"trace,omitempty"`
-	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// execd's steps, if the timeline says that they are wanted.
+	Trace         []*v1.TraceStep `protobuf:"bytes,2,rep,name=trace,proto3" json:"trace,omitempty"`
+	Warnings      []string        `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +396,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +409,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartResponse) GetPid() int32 {
@@ -376,7 +448,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +460,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +473,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunRequest) GetMessage() isRunRequest_Message {
@@ -483,14 +555,16 @@ type RunResponse struct {
 	//	*RunResponse_Started
 	//	*RunResponse_Output
 	//	*RunResponse_Exited
-	Message       isRunResponse_Message `protobuf_oneof:"message"`
+	Message isRunResponse_Message `protobuf_oneof:"message"`
+	// With `exited`: the steps since `started`, if the timeline says that they are wanted.
+	Trace         []*v1.TraceStep `protobuf:"bytes,5,rep,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +576,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +589,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RunResponse) GetMessage() isRunResponse_Message {
@@ -561,6 +635,13 @@ func (x *RunResponse) GetExited() *v1.ExitStatus {
 	return nil
 }
 
+func (x *RunResponse) GetTrace() []*v1.TraceStep {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 type isRunResponse_Message interface {
 	isRunResponse_Message()
 }
@@ -601,7 +682,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +694,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +707,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopRequest) GetContainer() string {
@@ -662,7 +743,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +755,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +768,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StopResponse) GetId() string {
@@ -721,7 +802,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +814,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +827,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveRequest) GetContainer() string {
@@ -772,7 +853,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +865,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +878,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveResponse) GetId() string {
@@ -815,7 +896,7 @@ type ListIdsRequest struct {
 
 func (x *ListIdsRequest) Reset() {
 	*x = ListIdsRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +908,7 @@ func (x *ListIdsRequest) String() string {
 func (*ListIdsRequest) ProtoMessage() {}
 
 func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +921,7 @@ func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsRequest.ProtoReflect.Descriptor instead.
 func (*ListIdsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{12}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13}
 }
 
 type ListIdsResponse struct {
@@ -852,7 +933,7 @@ type ListIdsResponse struct {
 
 func (x *ListIdsResponse) Reset() {
 	*x = ListIdsResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +945,7 @@ func (x *ListIdsResponse) String() string {
 func (*ListIdsResponse) ProtoMessage() {}
 
 func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +958,7 @@ func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListIdsResponse) GetEntries() []*ListIdsResponse_Entry {
@@ -888,17 +969,19 @@ func (x *ListIdsResponse) GetEntries() []*ListIdsResponse_Entry {
 }
 
 type RunRequest_Open struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Create        *CreateRequest         `protobuf:"bytes,1,opt,name=create,proto3" json:"create,omitempty"`
-	Network       *v12.AttachResponse    `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
-	Attach        *v1.AttachOptions      `protobuf:"bytes,3,opt,name=attach,proto3" json:"attach,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Create  *CreateRequest         `protobuf:"bytes,1,opt,name=create,proto3" json:"create,omitempty"`
+	Network *v12.AttachResponse    `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	Attach  *v1.AttachOptions      `protobuf:"bytes,3,opt,name=attach,proto3" json:"attach,omitempty"`
+	// Unset: nobody will ever look at the steps.
+	Timeline      *Timeline `protobuf:"bytes,4,opt,name=timeline,proto3" json:"timeline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunRequest_Open) Reset() {
 	*x = RunRequest_Open{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +993,7 @@ func (x *RunRequest_Open) String() string {
 func (*RunRequest_Open) ProtoMessage() {}
 
 func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1006,7 @@ func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest_Open.ProtoReflect.Descriptor instead.
 func (*RunRequest_Open) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7, 0}
 }
 
 func (x *RunRequest_Open) GetCreate() *CreateRequest {
@@ -947,6 +1030,13 @@ func (x *RunRequest_Open) GetAttach() *v1.AttachOptions {
 	return nil
 }
 
+func (x *RunRequest_Open) GetTimeline() *Timeline {
+	if x != nil {
+		return x.Timeline
+	}
+	return nil
+}
+
 type ListIdsResponse_Entry struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -961,7 +1051,7 @@ type ListIdsResponse_Entry struct {
 
 func (x *ListIdsResponse_Entry) Reset() {
 	*x = ListIdsResponse_Entry{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1063,7 @@ func (x *ListIdsResponse_Entry) String() string {
 func (*ListIdsResponse_Entry) ProtoMessage() {}
 
 func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1076,7 @@ func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse_Entry.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse_Entry) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{14, 0}
 }
 
 func (x *ListIdsResponse_Entry) GetId() string {
@@ -1041,31 +1131,38 @@ const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\x0fConfirmResponse\"@\n" +
 	"\x0eCreateResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x8a\x01\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xbf\x01\n" +
 	"\fStartRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\anetwork\x18\x02 \x01(\v2 .berth.network.v1.AttachResponseR\anetwork\x12.\n" +
-	"\x06rootfs\x18\x03 \x01(\v2\x16.berth.image.v1.RootfsR\x06rootfs\"l\n" +
+	"\x06rootfs\x18\x03 \x01(\v2\x16.berth.image.v1.RootfsR\x06rootfs\x123\n" +
+	"\btimeline\x18\x04 \x01(\v2\x17.berth.exec.v1.TimelineR\btimeline\"g\n" +
+	"\bTimeline\x12\x14\n" +
+	"\x05begun\x18\x01 \x01(\x03R\x05begun\x12-\n" +
+	"\x05steps\x18\x02 \x03(\v2\x17.berth.api.v1.TraceStepR\x05steps\x12\x16\n" +
+	"\x06wanted\x18\x03 \x01(\bR\x06wanted\"l\n" +
 	"\rStartResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12-\n" +
 	"\x05trace\x18\x02 \x03(\v2\x17.berth.api.v1.TraceStepR\x05trace\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\xe5\x02\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x9a\x03\n" +
 	"\n" +
 	"RunRequest\x124\n" +
 	"\x04open\x18\x01 \x01(\v2\x1e.berth.exec.v1.RunRequest.OpenH\x00R\x04open\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x124\n" +
 	"\x06resize\x18\x03 \x01(\v2\x1a.berth.api.v1.TerminalSizeH\x00R\x06resize\x12\x18\n" +
-	"\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x1a\xad\x01\n" +
+	"\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x1a\xe2\x01\n" +
 	"\x04Open\x124\n" +
 	"\x06create\x18\x01 \x01(\v2\x1c.berth.exec.v1.CreateRequestR\x06create\x12:\n" +
 	"\anetwork\x18\x02 \x01(\v2 .berth.network.v1.AttachResponseR\anetwork\x123\n" +
-	"\x06attach\x18\x03 \x01(\v2\x1b.berth.api.v1.AttachOptionsR\x06attachB\t\n" +
-	"\amessage\"\xf6\x01\n" +
+	"\x06attach\x18\x03 \x01(\v2\x1b.berth.api.v1.AttachOptionsR\x06attach\x123\n" +
+	"\btimeline\x18\x04 \x01(\v2\x17.berth.exec.v1.TimelineR\btimelineB\t\n" +
+	"\amessage\"\xa5\x02\n" +
 	"\vRunResponse\x129\n" +
 	"\acreated\x18\x01 \x01(\v2\x1d.berth.exec.v1.CreateResponseH\x00R\acreated\x128\n" +
 	"\astarted\x18\x02 \x01(\v2\x1c.berth.exec.v1.StartResponseH\x00R\astarted\x123\n" +
 	"\x06output\x18\x03 \x01(\v2\x19.berth.api.v1.OutputChunkH\x00R\x06output\x122\n" +
-	"\x06exited\x18\x04 \x01(\v2\x18.berth.api.v1.ExitStatusH\x00R\x06exitedB\t\n" +
+	"\x06exited\x18\x04 \x01(\v2\x18.berth.api.v1.ExitStatusH\x00R\x06exited\x12-\n" +
+	"\x05trace\x18\x05 \x03(\v2\x17.berth.api.v1.TraceStepR\x05traceB\t\n" +
 	"\amessage\"x\n" +
 	"\vStopRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
@@ -1112,73 +1209,78 @@ func file_berth_exec_v1_launch_proto_rawDescGZIP() []byte {
 	return file_berth_exec_v1_launch_proto_rawDescData
 }
 
-var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_berth_exec_v1_launch_proto_goTypes = []any{
 	(*CreateRequest)(nil),         // 0: berth.exec.v1.CreateRequest
 	(*ConfirmRequest)(nil),        // 1: berth.exec.v1.ConfirmRequest
 	(*ConfirmResponse)(nil),       // 2: berth.exec.v1.ConfirmResponse
 	(*CreateResponse)(nil),        // 3: berth.exec.v1.CreateResponse
 	(*StartRequest)(nil),          // 4: berth.exec.v1.StartRequest
-	(*StartResponse)(nil),         // 5: berth.exec.v1.StartResponse
-	(*RunRequest)(nil),            // 6: berth.exec.v1.RunRequest
-	(*RunResponse)(nil),           // 7: berth.exec.v1.RunResponse
-	(*StopRequest)(nil),           // 8: berth.exec.v1.StopRequest
-	(*StopResponse)(nil),          // 9: berth.exec.v1.StopResponse
-	(*RemoveRequest)(nil),         // 10: berth.exec.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 11: berth.exec.v1.RemoveResponse
-	(*ListIdsRequest)(nil),        // 12: berth.exec.v1.ListIdsRequest
-	(*ListIdsResponse)(nil),       // 13: berth.exec.v1.ListIdsResponse
-	(*RunRequest_Open)(nil),       // 14: berth.exec.v1.RunRequest.Open
-	(*ListIdsResponse_Entry)(nil), // 15: berth.exec.v1.ListIdsResponse.Entry
-	(*v1.ContainerSpec)(nil),      // 16: berth.api.v1.ContainerSpec
-	(*v11.Rootfs)(nil),            // 17: berth.image.v1.Rootfs
-	(*v12.AttachResponse)(nil),    // 18: berth.network.v1.AttachResponse
-	(*v1.TraceStep)(nil),          // 19: berth.api.v1.TraceStep
-	(*v1.TerminalSize)(nil),       // 20: berth.api.v1.TerminalSize
-	(*v1.OutputChunk)(nil),        // 21: berth.api.v1.OutputChunk
-	(*v1.ExitStatus)(nil),         // 22: berth.api.v1.ExitStatus
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*v1.AttachOptions)(nil),      // 24: berth.api.v1.AttachOptions
-	(v1.ContainerState)(0),        // 25: berth.api.v1.ContainerState
+	(*Timeline)(nil),              // 5: berth.exec.v1.Timeline
+	(*StartResponse)(nil),         // 6: berth.exec.v1.StartResponse
+	(*RunRequest)(nil),            // 7: berth.exec.v1.RunRequest
+	(*RunResponse)(nil),           // 8: berth.exec.v1.RunResponse
+	(*StopRequest)(nil),           // 9: berth.exec.v1.StopRequest
+	(*StopResponse)(nil),          // 10: berth.exec.v1.StopResponse
+	(*RemoveRequest)(nil),         // 11: berth.exec.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 12: berth.exec.v1.RemoveResponse
+	(*ListIdsRequest)(nil),        // 13: berth.exec.v1.ListIdsRequest
+	(*ListIdsResponse)(nil),       // 14: berth.exec.v1.ListIdsResponse
+	(*RunRequest_Open)(nil),       // 15: berth.exec.v1.RunRequest.Open
+	(*ListIdsResponse_Entry)(nil), // 16: berth.exec.v1.ListIdsResponse.Entry
+	(*v1.ContainerSpec)(nil),      // 17: berth.api.v1.ContainerSpec
+	(*v11.Rootfs)(nil),            // 18: berth.image.v1.Rootfs
+	(*v12.AttachResponse)(nil),    // 19: berth.network.v1.AttachResponse
+	(*v1.TraceStep)(nil),          // 20: berth.api.v1.TraceStep
+	(*v1.TerminalSize)(nil),       // 21: berth.api.v1.TerminalSize
+	(*v1.OutputChunk)(nil),        // 22: berth.api.v1.OutputChunk
+	(*v1.ExitStatus)(nil),         // 23: berth.api.v1.ExitStatus
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*v1.AttachOptions)(nil),      // 25: berth.api.v1.AttachOptions
+	(v1.ContainerState)(0),        // 26: berth.api.v1.ContainerState
 }
 var file_berth_exec_v1_launch_proto_depIdxs = []int32{
-	16, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
-	17, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	18, // 2: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
-	17, // 3: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	19, // 4: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	14, // 5: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
-	20, // 6: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	3,  // 7: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
-	5,  // 8: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
-	21, // 9: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
-	22, // 10: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	23, // 11: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	22, // 12: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
-	15, // 13: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
-	0,  // 14: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
-	18, // 15: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
-	24, // 16: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	25, // 17: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
-	0,  // 18: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
-	4,  // 19: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
-	6,  // 20: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
-	1,  // 21: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
-	8,  // 22: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
-	10, // 23: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
-	12, // 24: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
-	3,  // 25: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
-	5,  // 26: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
-	7,  // 27: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
-	2,  // 28: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
-	9,  // 29: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
-	11, // 30: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
-	13, // 31: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
+	18, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	19, // 2: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
+	18, // 3: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	5,  // 4: berth.exec.v1.StartRequest.timeline:type_name -> berth.exec.v1.Timeline
+	20, // 5: berth.exec.v1.Timeline.steps:type_name -> berth.api.v1.TraceStep
+	20, // 6: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
+	15, // 7: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
+	21, // 8: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
+	3,  // 9: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
+	6,  // 10: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
+	22, // 11: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
+	23, // 12: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
+	20, // 13: berth.exec.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
+	24, // 14: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	23, // 15: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
+	16, // 16: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
+	0,  // 17: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
+	19, // 18: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
+	25, // 19: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	5,  // 20: berth.exec.v1.RunRequest.Open.timeline:type_name -> berth.exec.v1.Timeline
+	26, // 21: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
+	0,  // 22: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
+	4,  // 23: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
+	7,  // 24: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
+	1,  // 25: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
+	9,  // 26: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
+	11, // 27: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
+	13, // 28: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
+	3,  // 29: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
+	6,  // 30: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
+	8,  // 31: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
+	2,  // 32: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
+	10, // 33: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
+	12, // 34: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
+	14, // 35: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_berth_exec_v1_launch_proto_init() }
@@ -1186,13 +1288,13 @@ func file_berth_exec_v1_launch_proto_init() {
 	if File_berth_exec_v1_launch_proto != nil {
 		return
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[6].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[7].OneofWrappers = []any{
 		(*RunRequest_Open_)(nil),
 		(*RunRequest_Stdin)(nil),
 		(*RunRequest_Resize)(nil),
 		(*RunRequest_Signal)(nil),
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[7].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[8].OneofWrappers = []any{
 		(*RunResponse_Created)(nil),
 		(*RunResponse_Started)(nil),
 		(*RunResponse_Output)(nil),
@@ -1204,7 +1306,7 @@ func file_berth_exec_v1_launch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_exec_v1_launch_proto_rawDesc), len(file_berth_exec_v1_launch_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,7 @@ import (
 	"berth/internal/faultpoint"
 	"berth/libcontainer"
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/clock"
 	"berth/libcontainer/ns"
 	"berth/services/execd/monitor"
 	"berth/services/execd/monitor/wire"
@@ -35,6 +36,8 @@ type Plan struct {
 	Name      string
 	Resources cgroup.Resources
 	Container libcontainer.Config
+
+	trace bool // the caller wants to know the steps
 }
 
 // ExecPlan is the configuration of a further process.
@@ -141,6 +144,7 @@ func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*mon
 		return nil, fmt.Errorf("read launch plan: %w", err)
 	}
 	plan.Container.Command.Seccomp = req.Filter
+	plan.trace = req.Trace
 	own, err := s.ownNet(&plan.Container)
 	if err != nil {
 		return nil, explain(fmt.Errorf("open network namespace: %w", err))
@@ -152,13 +156,13 @@ func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*mon
 	if p, err := s.startReady(&plan, f, netns); p != nil || err != nil {
 		return p, explain(err)
 	}
-	begin := time.Now()
+	group := span{name: "make cgroup", begin: clock.Now()}
 	g, err := s.group(plan.Parent, plan.Name, &plan.Resources)
 	if err != nil {
 		return nil, explain(err)
 	}
 	defer g.Close()
-	made := time.Since(begin)
+	group.end = clock.Now()
 	if err := cgroupMade.Hit(); err != nil {
 		return nil, errors.Join(err, g.Delete())
 	}
@@ -172,7 +176,7 @@ func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*mon
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, g, made), nil
+	return process(p, g, plan.trace, group), nil
 }
 
 func ends(f monitor.Files, netns *os.File) libcontainer.IO {
@@ -190,12 +194,12 @@ func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*moni
 	if r == nil {
 		return nil, nil
 	}
-	begin := time.Now()
+	group := span{name: "limit cgroup", begin: clock.Now()}
 	if err := s.pool.limit(r, plan.Resources); err != nil {
 		r.discard()
 		return nil, err
 	}
-	made := time.Since(begin)
+	group.end = clock.Now()
 	p, err := r.init.Start(context.Background(), &plan.Container, ends(f, netns))
 	if errors.Is(err, libcontainer.ErrShape) {
 		r.discard()
@@ -209,7 +213,7 @@ func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*moni
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, r.group, made), nil
+	return process(p, r.group, plan.trace, group), nil
 }
 
 // Exec implements monitor.Launcher.
@@ -230,23 +234,27 @@ func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File)
 	if err != nil {
 		return nil, explain(err)
 	}
-	return process(p, g, 0), nil
+	return process(p, g, true, span{begin: p.Begun}), nil
 }
 
-// process describes p. The cgroup took the time made before p's own trace begins.
-func process(p *libcontainer.Process, g *cgroup.Group, made time.Duration) *monitor.Process {
+// span is a step of this package's; without a name: none.
+type span struct {
+	name       string
+	begin, end int64 // clock.Now
+}
+
+// process describes p, whose trace, if wanted, begins with what was done to its
+// cgroup.
+func process(p *libcontainer.Process, g *cgroup.Group, trace bool, group span) *monitor.Process {
 	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Mounts: p.Mounts, Warnings: p.Warnings, Cgroup: g.Name()}
-	if made > 0 {
-		out.Trace = append(out.Trace, wire.Step{Name: "make cgroup", Duration: made})
-	}
-	for _, s := range p.Trace {
-		if s.Start < 0 { // by an init that waited: only what belongs to this start
-			if s.Duration += s.Start; s.Duration <= 0 {
-				continue
-			}
-			s.Start = 0
+	if trace {
+		out.Begun, out.Trace = group.begin, make([]wire.Step, 0, 1+len(p.Trace))
+		if group.name != "" {
+			out.Trace = append(out.Trace, wire.Step{Name: group.name, Duration: time.Duration(group.end - group.begin)})
 		}
-		out.Trace = append(out.Trace, wire.Step{Name: s.Name, Offset: made + s.Start, Duration: s.Duration})
+		for _, s := range p.Trace {
+			out.Trace = append(out.Trace, wire.Step{Name: s.Name, Offset: time.Duration(p.Begun-group.begin) + s.Start, Duration: s.Duration})
+		}
 	}
 	for _, dir := range g.Paths() {
 		if !slices.Contains(out.Cgroups, dir) {

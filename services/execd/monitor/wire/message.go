@@ -145,6 +145,8 @@ type Launch struct {
 	KillAll bool `json:"kill_all,omitempty"`
 	// NetNS says that the first descriptor is the network namespace.
 	NetNS bool `json:"netns,omitempty"`
+	// Trace asks for the steps of the start.
+	Trace bool `json:"trace,omitempty"`
 }
 
 // Exec starts a further process in a container.
@@ -161,8 +163,11 @@ type Exec struct {
 type Launched struct {
 	Pid       int       `json:"pid"`
 	StartedAt time.Time `json:"started_at"`
-	Trace     []Step    `json:"-"`
-	Warnings  []string  `json:"warnings,omitempty"`
+	// Begun is what the offsets in Trace count from, in nanoseconds of
+	// CLOCK_MONOTONIC.
+	Begun    int64    `json:"begun,omitempty"`
+	Trace    []Step   `json:"-"`
+	Warnings []string `json:"warnings,omitempty"`
 	// Cgroup is the name of the group below the parent, Cgroups are its paths.
 	Cgroup  string   `json:"cgroup"`
 	Cgroups []string `json:"cgroups,omitempty"`
@@ -239,6 +244,10 @@ type Exit struct {
 	Error  string    `json:"error,omitempty"`
 	At     time.Time `json:"at"`
 	Status *int      `json:"status,omitempty"`
+	// Ran is the time since StartedAt, FirstByte that from there to the first
+	// output; 0: there was none, or before a monitor adopted the container.
+	Ran       time.Duration `json:"ran,omitempty"`
+	FirstByte time.Duration `json:"first_byte,omitempty"`
 	// LogDropped counts bytes of output that could not be written to the log.
 	LogDropped int64 `json:"log_dropped,omitempty"`
 }
