@@ -295,7 +295,7 @@ var calm = func() map[string]bool {
 			"Update", "List", "Inspect", "Wait", "Logs", "Stats", "Top", "Attach", "Exec"},
 		"ImageService":   {"List", "Inspect", "History", "Login", "Save", "Push"},
 		"NetworkService": {"List", "Inspect", "Create", "Connect", "Disconnect"},
-		"VolumeService":  {"List", "Inspect", "Create", "Remove", "Prune"},
+		"VolumeService":  {"List", "Inspect", "Create"},
 		"JobService":     {"List", "Get", "Watch", "Cancel"},
 		"EventService":   {"Watch"},
 		"SystemService":  {"Version", "Info", "GetDaemonInfo"},
