@@ -904,7 +904,8 @@ type SystemServiceClient struct{ conn *rpc.Conn }
 // NewSystemServiceClient makes a client that calls over conn.
 func NewSystemServiceClient(conn *rpc.Conn) SystemServiceClient { return SystemServiceClient{conn} }
 
-// Versions of apid and of the daemons that answer. Never UNAVAILABLE.
+// Versions of apid and of the daemons. Wakes none of them that is connected: what a daemon said of itself when it came up
+// holds while it is connected; Info asks each now, for its facts, warnings and counters too. Never UNAVAILABLE.
 func (c SystemServiceClient) Version(ctx context.Context, in *SystemServiceVersionRequest) (*SystemServiceVersionResponse, error) {
 	out := new(SystemServiceVersionResponse)
 	if err := c.conn.Invoke(ctx, "/berth.api.v1.SystemService/Version", in, out); err != nil {

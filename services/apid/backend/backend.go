@@ -25,7 +25,8 @@ type Backend struct {
 	Name string
 	Conn *grpc.ClientConn
 	up   atomic.Bool
-	pid  atomic.Int32 // its process while it is up, 0 when not known
+	said atomic.Pointer[apiv1.DaemonInfo] // what it said of itself when it came up, nil when not known
+	hung atomic.Bool                      // it did not answer when last asked for its health
 
 	asking singleflight.Group
 }
@@ -92,7 +93,8 @@ func (b *Backend) watch(ctx context.Context, f func(*Backend)) {
 	defer learning.Wait()
 	daemon.WatchConn(ctx, b.Conn, func(up bool) {
 		b.up.Store(up)
-		b.pid.Store(0)
+		b.said.Store(nil)
+		b.hung.Store(false)
 		if up {
 			learning.Go(func() { b.learn(ctx) })
 			f(b)
@@ -100,14 +102,26 @@ func (b *Backend) watch(ctx context.Context, f func(*Backend)) {
 	})
 }
 
-// learn asks the daemon which process it is.
+// learn asks the daemon who it is.
 func (b *Backend) learn(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(Unguarded(ctx), longest)
 	defer cancel()
 	resp, err := apiv1.NewSystemServiceClient(b.Conn).GetDaemonInfo(ctx, new(apiv1.SystemServiceGetDaemonInfoRequest))
 	if err == nil && b.up.Load() {
-		b.pid.Store(resp.GetInfo().GetPid())
+		b.said.Store(resp.GetInfo())
 	}
+}
+
+// pid is the daemon's process while it is up, 0 when not known.
+func (b *Backend) pid() int { return int(b.said.Load().GetPid()) }
+
+// Said is what the daemon said of itself when it last came up, nil when it is away, has not said anything yet, or was found
+// to hang. What does not change while it is connected can be taken from it without waking the daemon; the message is shared.
+func (b *Backend) Said() *apiv1.DaemonInfo {
+	if !b.up.Load() || b.hung.Load() {
+		return nil
+	}
+	return b.said.Load()
 }
 
 // Up reports whether the daemon was connected when last looked at.
@@ -157,7 +171,11 @@ func (b *Backend) explain(ctx context.Context, err error) error {
 func (b *Backend) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	g := b.guard(ctx)
 	defer g.release()
-	return b.explain(g.ctx, next(g.ctx, method, req, reply, cc, opts...))
+	err := next(g.ctx, method, req, reply, cc, opts...)
+	if err == nil && b.hung.Load() {
+		b.hung.Store(false)
+	}
+	return b.explain(g.ctx, err)
 }
 
 func (b *Backend) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {

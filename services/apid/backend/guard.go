@@ -95,7 +95,11 @@ func (g *guard) release() {
 // ask finds out whether the daemon answers; nil: it does. All calls that want to
 // know at the same time share one question.
 func (b *Backend) ask() error {
-	_, err, _ := b.asking.Do("", func() (any, error) { return nil, b.askOnce() })
+	_, err, _ := b.asking.Do("", func() (any, error) {
+		err := b.askOnce()
+		b.hung.Store(err != nil)
+		return nil, err
+	})
 	return err
 }
 
@@ -109,7 +113,7 @@ func (b *Backend) askOnce() error {
 		_, err := healthv1.NewHealthClient(b.Conn).Check(ctx, &healthv1.HealthCheckRequest{})
 		answer <- err
 	}()
-	pid := int(b.pid.Load())
+	pid := b.pid()
 	before := look(pid)
 	tick := time.NewTicker(window)
 	defer tick.Stop()

@@ -113,9 +113,9 @@ func start(t *testing.T) (*Backend, *exec.Cmd) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	go b.watch(ctx, func(*Backend) {})
-	for deadline := time.Now().Add(10 * time.Second); int(b.pid.Load()) != cmd.Process.Pid; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); b.pid() != cmd.Process.Pid; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("its process is taken to be %d, is %d", b.pid.Load(), cmd.Process.Pid)
+			t.Fatalf("its process is taken to be %d, is %d", b.pid(), cmd.Process.Pid)
 		}
 	}
 	return b, cmd
@@ -147,6 +147,9 @@ func TestF06StoppedBackend(t *testing.T) {
 		if _, err := info(t.Context(), b); err != nil {
 			t.Fatalf("while it runs: %v", err)
 		}
+		if said := b.Said(); said.GetName() != "fake" || said.GetStartedAt() == nil {
+			t.Fatalf("while it runs it is taken to have said %v", said)
+		}
 		stop(t, cmd)
 		before := look(0)
 		took, err := info(t.Context(), b)
@@ -154,6 +157,9 @@ func TestF06StoppedBackend(t *testing.T) {
 		limit := time.Second + look(0).waited - before.waited
 		if !errors.Is(err, fault.Unavailable) || fault.MetadataOf(err)["daemon"] != "fake" || took > limit {
 			t.Errorf("while it is stopped: %v after %s, limit %s", err, took, limit)
+		}
+		if said := b.Said(); said != nil {
+			t.Errorf("found to hang, and still taken to serve: %v", said)
 		}
 		cmd.Process.Signal(syscall.SIGCONT)
 	}

@@ -17,6 +17,7 @@ import (
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
+	"berth/services/apid/backend"
 )
 
 // apiVersion is that of berth.api.v1: its minor number grows with additions.
@@ -38,7 +39,7 @@ func (s *System) Version(ctx context.Context, _ *apiv1.SystemServiceVersionReque
 		Os:         runtime.GOOS,
 		Arch:       runtime.GOARCH,
 		Kernel:     kernel(),
-		Daemons:    s.daemons(ctx),
+		Daemons:    s.daemons(ctx, known),
 	}, nil
 }
 
@@ -67,8 +68,23 @@ func (s *System) self() *apiv1.DaemonInfo {
 	}
 }
 
-// daemons asks each daemon for its view; one that does not answer says why.
-func (s *System) daemons(ctx context.Context) []*apiv1.DaemonInfo {
+// known is what a daemon said of itself when it came up, without what has changed since; nil when it must be asked.
+func known(b *backend.Backend) *apiv1.DaemonInfo {
+	said := b.Said()
+	if said == nil {
+		return nil
+	}
+	return &apiv1.DaemonInfo{
+		Name: said.Name, Version: said.Version, Pid: said.Pid, Uid: said.Uid, Status: said.Status,
+		StartedAt: said.StartedAt, Uptime: durationpb.New(time.Since(said.StartedAt.AsTime())),
+	}
+}
+
+// asked is nothing: the daemon must be asked.
+func asked(*backend.Backend) *apiv1.DaemonInfo { return nil }
+
+// daemons is each daemon's view: what already knows of it, or else what it answers; one that does not answer says why.
+func (s *System) daemons(ctx context.Context, already func(*backend.Backend) *apiv1.DaemonInfo) []*apiv1.DaemonInfo {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	infos := []*apiv1.DaemonInfo{s.self()}
@@ -77,6 +93,10 @@ func (s *System) daemons(ctx context.Context) []*apiv1.DaemonInfo {
 	}
 	var group sync.WaitGroup
 	for i, b := range s.Backends.Each() {
+		if info := already(b); info != nil {
+			infos[i+1] = info
+			continue
+		}
 		group.Go(func() {
 			resp, err := apiv1.NewSystemServiceClient(b.Conn).GetDaemonInfo(ctx, new(apiv1.SystemServiceGetDaemonInfoRequest))
 			switch {
@@ -113,7 +133,7 @@ func (s *System) Info(ctx context.Context, _ *apiv1.SystemServiceInfoRequest) (*
 	if syscall.Sysinfo(&memory) == nil {
 		info.MemoryBytes = int64(memory.Totalram) * int64(memory.Unit)
 	}
-	info.Daemons = s.daemons(ctx)
+	info.Daemons = s.daemons(ctx, asked)
 	for _, d := range info.Daemons {
 		if d.Status != "serving" {
 			info.Warnings = append(info.Warnings, d.Name+": "+d.Status)

@@ -31,7 +31,8 @@ const (
 //
 // SystemService speaks for the engine as a whole. Answered by apid; GetDaemonInfo by each backend.
 type SystemServiceClient interface {
-	// Versions of apid and of the daemons that answer. Never UNAVAILABLE.
+	// Versions of apid and of the daemons. Wakes none of them that is connected: what a daemon said of itself when it came up
+	// holds while it is connected; Info asks each now, for its facts, warnings and counters too. Never UNAVAILABLE.
 	Version(ctx context.Context, in *SystemServiceVersionRequest, opts ...grpc.CallOption) (*SystemServiceVersionResponse, error)
 	// State and capacity of the engine and its host.
 	Info(ctx context.Context, in *SystemServiceInfoRequest, opts ...grpc.CallOption) (*SystemServiceInfoResponse, error)
@@ -95,7 +96,8 @@ func (c *systemServiceClient) GetDaemonInfo(ctx context.Context, in *SystemServi
 //
 // SystemService speaks for the engine as a whole. Answered by apid; GetDaemonInfo by each backend.
 type SystemServiceServer interface {
-	// Versions of apid and of the daemons that answer. Never UNAVAILABLE.
+	// Versions of apid and of the daemons. Wakes none of them that is connected: what a daemon said of itself when it came up
+	// holds while it is connected; Info asks each now, for its facts, warnings and counters too. Never UNAVAILABLE.
 	Version(context.Context, *SystemServiceVersionRequest) (*SystemServiceVersionResponse, error)
 	// State and capacity of the engine and its host.
 	Info(context.Context, *SystemServiceInfoRequest) (*SystemServiceInfoResponse, error)
