@@ -43,15 +43,22 @@ demo: ## show the whole architecture at work, in a network namespace of its own 
 	@scripts/demo.sh
 
 .PHONY: test
-test: setup build lint test-units test-unit test-e2e ## everything CI runs (root)
+test: forget-sums setup build lint test-units test-unit test-e2e ## everything CI runs (root)
+	@cat $(TEST_SUMS)
+
+# What testsum counted in the runs of one `make test`.
+TEST_SUMS := $(TOOLS)/test-sums
+.PHONY: forget-sums
+forget-sums:
+	@rm -f $(TEST_SUMS)
 
 .PHONY: test-unit
-test-unit: ## package tests, root ones included
-	go test -timeout 15m ./...
+test-unit: $(TOOLS)/testsum ## package tests, root ones included
+	$(TOOLS)/testsum -append $(TEST_SUMS) -timeout 15m ./...
 
 .PHONY: test-e2e
-test-e2e: build ## end-to-end, fault and security suites against the real daemons and a real registry (root)
-	go test -tags e2e -timeout 20m -count 1 ./test/...
+test-e2e: build $(TOOLS)/testsum ## end-to-end, fault and security suites against the real daemons and a real registry (root)
+	$(TOOLS)/testsum -append $(TEST_SUMS) -tags e2e -timeout 20m -count 1 ./test/...
 
 .PHONY: test-powercut
 test-powercut: build ## cut the power 600 times under pulls, runs and removals (root, most of an hour)
@@ -95,6 +102,9 @@ $(TOOLS)/protoc-gen-go:
 	GOBIN=$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
 $(TOOLS)/protoc-gen-go-grpc:
 	GOBIN=$(TOOLS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+
+$(TOOLS)/testsum: $(wildcard tools/testsum/*.go)
+	go build -o $@ ./tools/testsum
 
 $(TOOLS)/protoc-gen-lite: $(wildcard tools/protoc-gen-lite/*.go)
 	go build -o $@ ./tools/protoc-gen-lite
