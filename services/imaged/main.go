@@ -135,7 +135,9 @@ func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) 
 	if s.rootfs, err = rootfs.Open(filepath.Join(dir, "rw"), s.driver, s.images, s.volumes, s.trash, log.Named("rootfs")); err != nil {
 		return nil, err
 	}
-	s.registry = registry.New(registryOptions(c, log.Named("registry")))
+	options := registryOptions(c, log.Named("registry"))
+	options.Uploads = s.journal
+	s.registry = registry.New(options)
 	s.connect(c)
 	return s, nil
 }

@@ -38,6 +38,9 @@ type Options struct {
 	Retries int
 	// Bandwidth is what SetBandwidth sets, in bytes a second; 0 for no limit.
 	Bandwidth int64
+	// Uploads remembers how far uploads are, so that another process goes on with them; nil: only this one does. What a
+	// push leaves there begins with "upload/" and goes after a day.
+	Uploads Records
 	// Log receives retries and fallbacks at debug level; nil for none.
 	Log hclog.Logger
 }
@@ -70,7 +73,8 @@ type Client struct {
 	dial      dialFunc          // nil but in tests
 
 	grants   grants
-	sessions sessions
+	sessions *sessions
+	chunks   chunks
 
 	down, up throttle
 
@@ -79,6 +83,9 @@ type Client struct {
 	clear      map[string]time.Time       // hosts found to speak clear HTTP, until when
 	away       map[string]time.Time       // mirrors found unavailable, until when
 }
+
+// chunks bounds how many bytes of a blob are sent at once.
+type chunks struct{ least, first, most int64 }
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -95,6 +102,8 @@ func New(o Options) *Client {
 		backoff:    250 * time.Millisecond,
 		log:        o.Log,
 		grants:     newGrants(),
+		sessions:   openSessions(o.Uploads),
+		chunks:     chunks{leastChunk, firstChunk, mostChunk},
 		transports: make(map[string]*http.Transport),
 		mirrors:    make(map[string][]site),
 		clear:      make(map[string]time.Time),

@@ -250,13 +250,13 @@ func (c *Client) roundTrip(ctx context.Context, w *watch, r *request, u *url.URL
 		return nil, r.fail(refused, "registry "+r.site.name+" leads to a malformed address", "")
 	}
 	req.Header = header.Clone()
-	var sent *upload
+	var sent *outgoing
 	if r.open != nil {
 		rc, err := r.open()
 		if err != nil {
 			return nil, unreadableLocal.errorf("%s: open what is to be sent: %w", r.doing, err)
 		}
-		sent = &upload{ReadCloser: rc, ctx: ctx, watch: w, throttle: &c.up, size: r.size, progress: r.progress}
+		sent = &outgoing{ReadCloser: rc, ctx: ctx, watch: w, throttle: &c.up, size: r.size, progress: r.progress}
 		req.Body, req.ContentLength = sent, r.size
 		if r.size == 0 {
 			_ = rc.Close()

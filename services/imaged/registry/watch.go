@@ -140,9 +140,9 @@ func (b *watchedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// upload is a request's body. The transport reads and closes it from a goroutine of its
+// outgoing is a request's body. The transport reads and closes it from a goroutine of its
 // own.
-type upload struct {
+type outgoing struct {
 	io.ReadCloser
 	ctx      context.Context
 	watch    *watch
@@ -155,7 +155,7 @@ type upload struct {
 	err  error // the source's, as opposed to the network's
 }
 
-func (u *upload) Read(p []byte) (int, error) {
+func (u *outgoing) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p[:u.throttle.portion(len(p))])
 	u.throttle.wait(u.ctx, n)
 	u.mu.Lock()
@@ -178,7 +178,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (u *upload) failure() error {
+func (u *outgoing) failure() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.err
