@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -44,6 +45,22 @@ func (s *Store) Stage(want digest.Digest, size int64) (*Staged, error) {
 
 // StageNew begins a blob made here, whose digest is known when it is written.
 func (s *Store) StageNew() (*Staged, error) { return s.stage(digest.Canonical, "", -1) }
+
+// Claim says at the end what a blob that StageNew began must come to. Of another
+// algorithm than the usual one it has to be read once more.
+func (b *Staged) Claim(want digest.Digest) error {
+	if err := Check(want); err != nil {
+		return err
+	}
+	if want.Algorithm() != b.algorithm() {
+		b.hash = want.Algorithm().Hash()
+		if _, err := io.Copy(b.hash, io.NewSectionReader(b.file, 0, b.n)); err != nil {
+			return fmt.Errorf("hash blob %s: %w", want, err)
+		}
+	}
+	b.want = want
+	return nil
+}
 
 func (s *Store) stage(a digest.Algorithm, want digest.Digest, size int64) (*Staged, error) {
 	f, err := os.CreateTemp(s.staging, "blob-")
