@@ -15,6 +15,7 @@ BUF_VERSION                := v1.75.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOVULNCHECK_VERSION        := v1.1.4
+CONFORMANCE_VERSION        := v0.0.0-20260831232431-97274622c111
 
 # grpcnotrace leaves out golang.org/x/net/trace, and with it html/template: less to load and initialise at each start.
 TAGS := grpcnotrace
@@ -52,8 +53,12 @@ TEST_SUMS := $(TOOLS)/test-sums
 forget-sums:
 	@rm -f $(TEST_SUMS)
 
+.PHONY: conformance
+conformance: $(TOOLS)/conformance ## the OCI distribution specification's own suite against images that imaged serves (root)
+	go test -count 1 -run TestConformance -v ./services/imaged/serve
+
 .PHONY: test-unit
-test-unit: $(TOOLS)/testsum ## package tests, root ones included
+test-unit: $(TOOLS)/testsum $(TOOLS)/conformance ## package tests, root ones included
 	$(TOOLS)/testsum -append $(TEST_SUMS) -timeout 15m ./...
 
 .PHONY: test-e2e
@@ -105,6 +110,9 @@ $(TOOLS)/protoc-gen-go-grpc:
 
 $(TOOLS)/testsum: $(wildcard tools/testsum/*.go)
 	go build -o $@ ./tools/testsum
+
+$(TOOLS)/conformance:
+	GOBIN=$(TOOLS) go install github.com/opencontainers/distribution-spec/conformance@$(CONFORMANCE_VERSION)
 
 $(TOOLS)/protoc-gen-lite: $(wildcard tools/protoc-gen-lite/*.go)
 	go build -o $@ ./tools/protoc-gen-lite

@@ -19,7 +19,6 @@ type plan struct {
 	launcher *Launcher
 	setup    initproc.Setup
 	send     []int // descriptors that go with the setup
-	sent     bool  // both are on their way
 	owned    []int // descriptors that are closed after the launch
 	enter    []initproc.Join
 	flags    uintptr
@@ -61,7 +60,7 @@ func (l *Launcher) newPlan(io *IO) *plan {
 		p.add(int(file.Fd()))
 	}
 	p.setup.RootFD = -1
-	p.setup.Force, p.setup.Pinned = l.force, l.pin
+	p.setup.Force = l.force
 	return p
 }
 

@@ -106,6 +106,29 @@ type Imaged struct {
 	CollectBelow int `toml:"collect_below"`
 	// Pins are images that are never removed on their own: patterns of names ("team/*", "*:stable"), or ids.
 	Pins []string `toml:"pins"`
+
+	Serve Serve `toml:"serve"`
+}
+
+// Serve is the section of the image daemon's registry for other hosts.
+type Serve struct {
+	// Listen is the address, such as "0.0.0.0:5000"; empty serves nothing.
+	Listen string `toml:"listen"`
+	// Name is what names of pushed images begin with; empty is "localhost:" and the port.
+	Name string `toml:"name"`
+	// TLSCert is a PEM file of the certificate and those between it and its authority. Without one, clear HTTP is spoken,
+	// on the loopback only.
+	TLSCert string `toml:"tls_cert"`
+	// TLSKey is the PEM file of its key.
+	TLSKey string `toml:"tls_key"`
+	// Insecure allows clear HTTP on other addresses than the loopback.
+	Insecure bool `toml:"insecure"`
+	// Users is a file of lines NAME:HASH with bcrypt hashes, as `htpasswd -B` writes them. Whoever is in it may pull.
+	Users string `toml:"users"`
+	// PushUsers are those of the users who may push and delete.
+	PushUsers []string `toml:"push_users"`
+	// AnonymousPull lets anybody pull who reaches the address.
+	AnonymousPull bool `toml:"anonymous_pull"`
 }
 
 // Netd is the section of the network daemon.

@@ -243,6 +243,16 @@ func (s *server) tell(action string, id digest.Digest, name reference.Named) {
 	s.events.Emit("image", action, id.String(), attributes)
 }
 
+// removed follows a removal that the user asked for or the collector decided: what was pushed under the names goes, too.
+func (s *server) removed(r images.Removal) {
+	s.tellRemoval(r)
+	more, err := s.hosted.Unnamed(r.Untagged)
+	s.tellRemoval(more)
+	if err != nil {
+		s.log.Error("delete what was pushed", "error", err)
+	}
+}
+
 // tellRemoval adds the events of names and images that went.
 func (s *server) tellRemoval(r images.Removal) {
 	for _, n := range r.Untagged {
@@ -258,7 +268,7 @@ func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveReq
 	if err != nil {
 		return nil, err
 	}
-	s.tellRemoval(r)
+	s.removed(r)
 	return &apiv1.ImageServiceRemoveResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 
@@ -282,9 +292,14 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 			return nil, err
 		}
 		r.Bytes += partial
+		pushed, err := s.prunePushed(req.DryRun)
+		if err != nil {
+			return nil, err
+		}
+		r.Bytes += pushed
 	}
 	if !req.DryRun {
-		s.tellRemoval(r)
+		s.removed(r)
 	}
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
@@ -325,6 +340,18 @@ func (s *server) prunePartials(dryRun bool) (bytes int64, err error) {
 		_, bytes, err = s.store.DropPartials(0)
 	}
 	return bytes, err
+}
+
+// prunePushed takes away what was pushed a while ago and no tag leads to.
+func (s *server) prunePushed(dryRun bool) (int64, error) {
+	const age = time.Hour // a push may be under way
+	bytes, err := s.hosted.DropLoose(age, dryRun)
+	if err != nil {
+		return bytes, err
+	}
+	r, err := s.hosted.Prune(age, dryRun)
+	s.tellRemoval(r)
+	return bytes + r.Bytes, err
 }
 
 func familiar(names []string) []string {

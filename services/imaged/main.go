@@ -28,6 +28,7 @@ import (
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
+	"berth/services/imaged/hosted"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
 	"berth/services/imaged/inflate"
@@ -69,6 +70,11 @@ func run(ctx context.Context, env *daemon.Env) error {
 		defer collecting.Wait()
 		defer stop()
 	}
+	stop, err := s.serveImages(ctx, env.Config.Imaged.Serve)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return env.Serve(ctx, daemon.ImagedSocket, daemon.ServerOptions{
 		Log:      env.Log,
 		Rule:     daemon.AllowEngine(),
@@ -81,7 +87,7 @@ func (s *server) collector(dir string, c config.Imaged) collect.Config {
 	return collect.Config{
 		Age: time.Duration(c.CollectAge), Above: c.CollectAbove, Below: c.CollectBelow, Pinned: anyOf(c.Pins),
 		Disk:    func() (diskuse.Disk, error) { return diskuse.DiskOf(dir) },
-		Removed: s.tellRemoval, Images: s.images, Log: s.log.Named("collect"),
+		Removed: s.removed, Images: s.images, Log: s.log.Named("collect"),
 	}
 }
 
@@ -126,7 +132,10 @@ func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) 
 	if s.driver, err = openDriver(dir, c.Driver, s.trash, log); err != nil {
 		return nil, err
 	}
-	if s.images, err = images.Open(s.journal, s.store, s.driver, log.Named("images")); err != nil {
+	if s.hosted, err = hosted.Open(s.journal); err != nil {
+		return nil, err
+	}
+	if s.images, err = images.Open(s.journal, s.store, s.driver, log.Named("images"), s.hosted.Kept()...); err != nil {
 		return nil, err
 	}
 	if s.volumes, err = volumes.Open(filepath.Join(dir, "volumes"), s.journal, s.trash); err != nil {
@@ -138,12 +147,11 @@ func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) 
 	options := registryOptions(c, log.Named("registry"))
 	options.Uploads = s.journal
 	s.registry = registry.New(options)
-	s.connect(c)
-	return s, nil
+	return s, s.connect(c)
 }
 
 // connect makes the parts that act on what open opened.
-func (s *server) connect(c config.Imaged) {
+func (s *server) connect(c config.Imaged) error {
 	unpacks := c.ParallelUnpacks
 	if unpacks == 0 {
 		unpacks = runtime.NumCPU()
@@ -166,6 +174,11 @@ func (s *server) connect(c config.Imaged) {
 	s.remote = &remote.Remote{Registry: s.registry, Copies: c.ParallelDownloads}
 	s.checker = &check.Checker{Store: s.store, Driver: s.driver, Images: s.images, Registry: s.registry, Unpack: files, Inflate: stream}
 	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
+	return s.hosted.Connect(hosted.Config{
+		Name:  servedName(c.Serve),
+		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Unpack: files, Inflate: stream,
+		Log: s.log.Named("hosted"),
+	})
 }
 
 func registryOptions(c config.Imaged, log hclog.Logger) registry.Options {

@@ -12,6 +12,7 @@ import (
 	"berth/services/imaged/archive"
 	"berth/services/imaged/check"
 	"berth/services/imaged/graph"
+	"berth/services/imaged/hosted"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
 	"berth/services/imaged/pull"
@@ -19,6 +20,7 @@ import (
 	"berth/services/imaged/registry"
 	"berth/services/imaged/remote"
 	"berth/services/imaged/rootfs"
+	"berth/services/imaged/serve"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
 	"berth/services/imaged/volumes"
@@ -32,6 +34,7 @@ type server struct {
 	trash    *trash.Can
 	store    *store.Store
 	driver   graph.Driver
+	hosted   *hosted.Hosted
 	images   *images.Images
 	volumes  *volumes.Volumes
 	rootfs   *rootfs.Manager
@@ -43,6 +46,7 @@ type server struct {
 	loader   *archive.Loader
 	saver    *archive.Saver
 	checker  *check.Checker
+	served   *serve.Server // nil: nothing is served
 	events   *events.Ring
 }
 
@@ -59,6 +63,9 @@ func (s *server) register(g *grpc.Server) {
 // describe fills in what imaged knows of itself.
 func (s *server) describe(info *apiv1.DaemonInfo) {
 	info.Facts["driver"] = s.driver.Name()
+	if s.served != nil {
+		info.Facts["serves"] = s.served.URL() + " as " + s.hosted.Name
+	}
 	info.Counters["images"] = int64(len(s.images.List()))
 	if n, bytes, err := s.store.Partials(); err == nil {
 		info.Counters["partial_downloads"], info.Counters["partial_bytes"] = int64(n), bytes

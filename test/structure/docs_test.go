@@ -65,13 +65,14 @@ func TestConfigurationDocs(t *testing.T) {
 		for i := range v.NumField() {
 			f := v.Type().Field(i)
 			if f.Type.Kind() == reflect.Struct {
-				continue
+				continue // a section of its own
 			}
 			comment := comments[v.Type().Name()+"."+f.Name]
 			if comment == "" {
 				t.Errorf("%s.%s has no comment", v.Type().Name(), f.Name)
 			}
-			if !readBy(t, strings.Trim(title, "`[]"), f.Name) {
+			daemon, _, _ := strings.Cut(strings.Trim(title, "`[]"), ".")
+			if !readBy(t, daemon, f.Name) {
 				comment += " (**not obeyed yet**)"
 			}
 			fmt.Fprintf(&out, "| `%s` | %s | %s |\n", f.Tag.Get("toml"), defaultText(v.Field(i)), strings.ReplaceAll(comment, "|", "\\|"))
@@ -82,6 +83,11 @@ func TestConfigurationDocs(t *testing.T) {
 	for i := range c.NumField() {
 		if f := c.Type().Field(i); f.Type.Kind() == reflect.Struct {
 			section("`["+f.Tag.Get("toml")+"]`", c.Field(i))
+			for j := range f.Type.NumField() {
+				if sub := f.Type.Field(j); sub.Type.Kind() == reflect.Struct {
+					section("`["+f.Tag.Get("toml")+"."+sub.Tag.Get("toml")+"]`", c.Field(i).Field(j))
+				}
+			}
 		}
 	}
 	generated(t, "docs/configuration.md", "keys", out.String())
