@@ -12,7 +12,8 @@ import (
 )
 
 // reach names, for each fault point, operations that come by it; each is tried in turn. A point of the journal is
-// reached differently in each daemon.
+// reached differently in each daemon. Images that go on their own, which they do after minutes only, are in services/imaged
+// (TestF01KilledWhileCollecting).
 var reach = map[string][]string{
 	"apid.job-begun":      {"run -d", "pull"},
 	"apid.job-ended":      {"pull", "stop"},
@@ -22,15 +23,17 @@ var reach = map[string][]string{
 	"apid.exit-seen":      {"run --rm", "stop"},
 	"apid.record-removed": {"rm", "rm -f"},
 
-	"imaged.blob-staged":     {"pull", "import", "load"},
-	"imaged.blob-verified":   {"pull", "import", "load"},
-	"imaged.blob-renamed":    {"pull", "import", "load"},
-	"imaged.layer-unpacked":  {"pull", "import", "load"},
-	"imaged.layer-synced":    {"pull", "import", "load"},
-	"imaged.layer-committed": {"pull", "import", "load"},
-	"imaged.image-named":     {"pull", "import", "load"},
-	"imaged.rmi-marked":      {"rmi", "rmi"},
-	"imaged.rmi-swept":       {"rmi", "rmi"},
+	"imaged.blob-staged":     {"pull", "import", "load", "commit"},
+	"imaged.blob-verified":   {"pull", "import", "load", "commit"},
+	"imaged.blob-renamed":    {"pull", "import", "load", "commit"},
+	"imaged.layer-unpacked":  {"pull", "import", "load", "commit"},
+	"imaged.layer-synced":    {"pull", "import", "load", "commit"},
+	"imaged.layer-committed": {"pull", "import", "load", "commit"},
+	"imaged.image-named":     {"pull", "import", "load", "commit"},
+	"imaged.rmi-marked":      {"rmi", "image prune"},
+	"imaged.rmi-swept":       {"rmi", "image prune"},
+	"imaged.upload-begun":    {"push", "push"},
+	"imaged.upload-sent":     {"push", "push"},
 	"imaged.rootfs-prepared": {"run -d", "run --rm"},
 	"imaged.rootfs-released": {"rm", "run --rm"},
 
@@ -52,8 +55,8 @@ var reach = map[string][]string{
 	"monitor.process-started": {"run --rm", "start"},
 
 	"apid/journal.appended":   {"run -d", "stop"},
-	"imaged/journal.appended": {"pull", "rmi"},
-	"imaged/journal.synced":   {"pull", "import"},
+	"imaged/journal.appended": {"pull", "rmi", "push", "load", "commit", "image prune"},
+	"imaged/journal.synced":   {"pull", "import", "push", "load", "commit", "rmi", "image prune"},
 	"netd/journal.appended":   {"run -d", "network create"},
 	"netd/journal.synced":     {"network create", "network create"},
 	"execd/journal.appended":  {"run -d", "rm"},

@@ -27,6 +27,7 @@ type world struct {
 	b      backends
 	image  string
 	remote string // reference of an image that is only in the registry
+	pushed string // reference of an image that is nowhere, in that registry
 	tar    string
 	// archive is where the image of tar is saved.
 	archive string
@@ -40,7 +41,7 @@ func newWorld(t *testing.T, e *harness.Engine) *world {
 	t.Helper()
 	w := &world{t: t, e: e, b: dialBackends(t, e), image: e.Busybox(t), tar: otherTar(t, "imported", 1<<16), archive: t.TempDir() + "/saved.tar"}
 	reg := registrytest.Start(t, registrytest.Options{})
-	w.remote = reg.Ref("remote:1")
+	w.remote, w.pushed = reg.Ref("remote:1"), reg.Ref("pushed:1")
 	e.Berth(t, "import", otherTar(t, "pulled", 1<<16), w.remote)
 	e.Berth(t, "push", "-q", w.remote)
 	e.Berth(t, "rmi", w.remote)
@@ -108,6 +109,42 @@ var operations = map[string]operation{
 		},
 		args:  func(w *world) []string { return []string{"load", "-q", "-i", w.archive} },
 		check: func(w *world, r harness.Result) bool { return w.imageThere(made, "imported") },
+	},
+	"push": {
+		prepare: func(w *world) { w.e.Berth(w.t, "import", w.tar, w.pushed) },
+		args:    func(w *world) []string { return []string{"push", "-q", w.pushed} },
+		check: func(w *world, r harness.Result) bool {
+			if !w.imageThere(w.pushed, "imported") {
+				w.t.Error("an image that was being pushed is gone")
+			}
+			if w.e.Try("pull", "-q", w.pushed).Code != 0 {
+				return false
+			}
+			if !w.imageThere(w.pushed, "imported") {
+				w.t.Error("an image that was pulled is not there")
+			}
+			w.e.Berth(w.t, "registry", "rm", w.pushed)
+			return true
+		},
+	},
+	"commit": {
+		prepare: func(w *world) {
+			w.e.Berth(w.t, w.serve("run", "-d")...)
+			w.e.Berth(w.t, "exec", subject, "sh", "-c", "echo committed > /mark; head -c 65536 /dev/urandom > /noise")
+		},
+		args: func(*world) []string { return []string{"commit", subject, made} },
+		check: func(w *world, r harness.Result) bool {
+			done := w.imageThere(made, "committed")
+			if !w.container("running") {
+				w.t.Error("the container of a commit does not run any more")
+			}
+			return done
+		},
+	},
+	"image prune": {
+		prepare: func(w *world) { w.e.Berth(w.t, "import", w.tar, made) },
+		args:    func(*world) []string { return []string{"image", "prune", "-a", "-f"} },
+		check:   func(w *world, r harness.Result) bool { return !w.imageThere(made, "imported") },
 	},
 	"rmi": {
 		prepare: func(w *world) { w.e.Berth(w.t, "import", w.tar, made) },

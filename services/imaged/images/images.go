@@ -113,6 +113,9 @@ type Blob struct {
 	Size int64 `json:"size"` // bytes
 	// DiffID is set for layers: what it contains.
 	DiffID digest.Digest `json:"diff_id,omitempty"`
+	// Gone marks a blob that is being deleted, so that a start deletes what a crash left of it: a file without any record
+	// may be of a pull, to be gone on with.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // Images is the set of images. Its methods may be called from any goroutine.
@@ -129,6 +132,7 @@ type Images struct {
 	layers map[digest.Digest]*layer
 
 	missingBlobs, missingLayers tally
+	gone                        []digest.Digest // marked so at the start
 }
 
 // entry is an image in memory.
@@ -221,6 +225,11 @@ func (m *Images) loadBlobs() error {
 	}
 	err := each(m.journal, blobPrefix, func(key string, b Blob) error {
 		d := digest.Digest(key)
+		if b.Gone {
+			m.gone = append(m.gone, d)
+			delete(onDisk, d)
+			return m.store.Delete(d)
+		}
 		if size, ok := onDisk[d]; !ok || size != b.Size {
 			m.log.Error("blob is missing or cut short", "digest", d)
 			return nil
@@ -310,7 +319,11 @@ func (m *Images) dropUnused() error {
 	defer m.mu.Unlock()
 	var batch journal.Batch
 	m.dropPast(&batch)
-	return m.drop(&batch, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), m.store.Demote)
+	for _, d := range m.gone {
+		batch.Delete(blobPrefix + d.String())
+	}
+	m.gone = nil
+	return m.drop(&batch, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), true)
 }
 
 // count adds n to the count of everything image i needs. The caller holds mu.
@@ -379,13 +392,15 @@ func (m *Images) bytes(p parts) (sum int64) {
 	return sum
 }
 
-// drop commits batch together with the removal of the parts, and then deletes
-// these. away is what happens to a blob with a layer in it: deleted, or demoted
-// when it is left of a pull that did not get to its end and may be tried again.
-// The caller holds mu.
-func (m *Images) drop(batch *journal.Batch, p parts, away func(digest.Digest) error) error {
+// drop commits batch together with the removal of the parts, and then deletes these; with keep, compressed layers stay
+// where the next pull finds them (store.Resume): they are left of one that did not get to its end. The caller holds mu.
+func (m *Images) drop(batch *journal.Batch, p parts, keep bool) error {
 	for _, d := range p.blobs {
-		batch.Delete(blobPrefix + d.String())
+		if keep {
+			batch.Delete(blobPrefix + d.String())
+		} else if err := put(batch, blobPrefix+d.String(), Blob{Gone: true}); err != nil {
+			return err
+		}
 	}
 	for _, d := range p.layers {
 		batch.Delete(layerPrefix + d.String())
@@ -402,19 +417,25 @@ func (m *Images) drop(batch *journal.Batch, p parts, away func(digest.Digest) er
 		return err
 	}
 	var errs []error
+	var swept journal.Batch
 	for _, d := range p.blobs {
-		if m.blobs[d].DiffID != "" {
-			errs = append(errs, away(d))
+		var err error
+		if keep && m.blobs[d].DiffID != "" {
+			err = m.store.Demote(d)
 		} else {
-			errs = append(errs, m.store.Delete(d))
+			err = m.store.Delete(d)
 		}
+		if err == nil && !keep {
+			swept.Delete(blobPrefix + d.String())
+		}
+		errs = append(errs, err)
 		delete(m.blobs, d)
 	}
 	for _, d := range p.layers {
 		errs = append(errs, m.driver.Remove(m.layers[d].Name))
 		delete(m.layers, d)
 	}
-	errs = append(errs, rmiSwept.Hit())
+	errs = append(errs, m.journal.Commit(&swept, false), rmiSwept.Hit())
 	return errors.Join(errs...)
 }
 

@@ -54,7 +54,7 @@ func (m *Images) LetGo(batch *journal.Batch, blobs []digest.Digest, dryRun bool)
 		m.keep(blobs, 1)
 		return bytes, nil
 	}
-	return bytes, m.drop(&journal.Batch{}, unused, m.store.Delete)
+	return bytes, m.drop(&journal.Batch{}, unused, false)
 }
 
 // AddBlob publishes and records a blob of unknown content, verified and on the disk, and takes hold of it.

@@ -21,7 +21,7 @@ import (
 // methods may be called from any goroutine.
 type Lease struct {
 	images *Images
-	away   func(digest.Digest) error // what happens to compressed layers then
+	keep   bool // compressed layers then stay for the next download
 
 	mu     sync.Mutex
 	blobs  []digest.Digest
@@ -29,10 +29,10 @@ type Lease struct {
 }
 
 // Lease makes an empty lease.
-func (m *Images) Lease() *Lease { return &Lease{images: m, away: m.store.Delete} }
+func (m *Images) Lease() *Lease { return &Lease{images: m} }
 
 // DownloadLease makes an empty lease for what may be asked for again.
-func (m *Images) DownloadLease() *Lease { return &Lease{images: m, away: m.store.Demote} }
+func (m *Images) DownloadLease() *Lease { return &Lease{images: m, keep: true} }
 
 // Blob takes hold of blob d and reports whether it is in the store.
 func (l *Lease) Blob(d digest.Digest) (Blob, bool) {
@@ -273,7 +273,7 @@ func (l *Lease) Release() {
 	}
 	unused := m.unused(slices.Values(l.blobs), slices.Values(l.layers))
 	l.blobs, l.layers = nil, nil
-	if err := m.drop(&journal.Batch{}, unused, l.away); err != nil {
+	if err := m.drop(&journal.Batch{}, unused, l.keep); err != nil {
 		m.log.Error("delete unused blobs and layers", "error", err)
 	}
 }

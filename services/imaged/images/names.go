@@ -279,7 +279,7 @@ func (m *Images) removeWhole(all []*entry) (r Removal, err error) {
 	}
 	unused := m.unused(slices.Values(blobs), slices.Values(layers))
 	r.Bytes, r.Deleted = m.bytes(unused), append(r.Deleted, unused.layers...)
-	if err := m.drop(&batch, unused, m.store.Delete); err != nil {
+	if err := m.drop(&batch, unused, false); err != nil {
 		if _, ok := m.journal.Get(imagePrefix + all[0].ID.String()); ok { // nothing was written
 			for _, e := range all {
 				m.images[e.ID] = e
