@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,7 +25,7 @@ import (
 
 type options struct {
 	work, bin, out, cache, debian string
-	images                        string
+	images, engines               string
 	rounds                        int
 	quick                         bool
 }
@@ -40,6 +41,7 @@ func main() {
 	flag.StringVar(&o.cache, "cache", "", "directory that keeps the images between runs")
 	flag.StringVar(&o.debian, "debian", "", "tar of a Debian root file system")
 	flag.StringVar(&o.images, "images", "", "only images whose name has this in it")
+	flag.StringVar(&o.engines, "engines", "", "only these, separated by commas, beside berth; no report")
 	flag.IntVar(&o.rounds, "n", 3, "rounds")
 	flag.BoolVar(&o.quick, "quick", false, "only Berth and the floors, one round, no report")
 	flag.Parse()
@@ -56,6 +58,20 @@ func main() {
 	}
 }
 
+// contenders are the engines that take turns, berth first.
+func (o options) contenders(reg *registry) []*engine {
+	all := []*engine{newBerth(o)}
+	if !o.quick {
+		all = append(all, newDocker(o), newPodman(o), newSkopeo(o), newContainerd(o))
+	}
+	all = append(all, newFloor("floor: decompress", reg, false), newFloor("floor: decompress, tar -x", reg, true))
+	if o.engines == "" {
+		return all
+	}
+	only := strings.Split(o.engines, ",")
+	return slices.DeleteFunc(all, func(e *engine) bool { return !e.required && !slices.Contains(only, e.name) })
+}
+
 func run(o options) (err error) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
@@ -66,11 +82,7 @@ func run(o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, reg.close()) }()
 
-	engines := []*engine{newBerth(o)}
-	if !o.quick {
-		engines = append(engines, newDocker(o), newPodman(o), newSkopeo(o), newContainerd(o))
-	}
-	engines = append(engines, newFloor("floor: decompress", reg, false), newFloor("floor: decompress, tar -x", reg, true))
+	engines := o.contenders(reg)
 
 	var tables []table
 	for _, img := range images {
@@ -104,7 +116,7 @@ func run(o options) (err error) {
 	r := report{host: machine.Describe(), engines: engines, rounds: o.rounds, tables: tables, crowd: crowd}
 	r.judge()
 	fmt.Print(r.text())
-	if o.quick || o.images != "" {
+	if o.quick || o.images != "" || o.engines != "" {
 		return nil
 	}
 	if err := os.WriteFile(filepath.Join(o.out, "pull.md"), []byte(r.markdown()), 0o644); err != nil {
