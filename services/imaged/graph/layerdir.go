@@ -35,6 +35,7 @@ type LayerDir struct {
 	dir       string
 	whiteouts unpack.Whiteouts
 	trash     *trash.Can
+	behind    WriteBehind
 
 	mu   sync.Mutex
 	next uint64 // number of the next layer
@@ -164,6 +165,11 @@ func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Lim
 	if s.dir, err = os.Open(s.path); err != nil {
 		return err
 	}
+	end, err := s.layers.behind.Begin(s.dir)
+	if err != nil {
+		return err
+	}
+	defer end()
 	result, err := unpack.Extract(ctx, s.dir, tar, unpack.Options{Whiteouts: s.layers.whiteouts, Limits: limits})
 	if err != nil {
 		return err

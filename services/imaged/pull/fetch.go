@@ -242,10 +242,12 @@ func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispe
 		err = blob.Verify()
 	}
 	spool.End(err)
+	if err == nil {
+		f.report(Extracting, desc.Size)
+		err = blob.Sync() // while the rest is being unpacked
+	}
 	if err != nil {
 		cancel(err)
-	} else {
-		f.report(Extracting, desc.Size)
 	}
 	u := <-unpacked
 	if u.staged != nil {
@@ -254,11 +256,7 @@ func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispe
 	if err != nil || u.err != nil {
 		return "", resumed, context.Cause(ctx) // whichever failed first; the other is its echo
 	}
-	// One sync of the file system serves the blob as well as the layer.
 	if err := u.staged.Sync(); err != nil {
-		return "", resumed, err
-	}
-	if err := blob.Sync(); err != nil { // costs nothing if it was just synced
 		return "", resumed, err
 	}
 	return u.diffID, resumed, f.lease.AddLayer(blob, u.diffID, u.staged)

@@ -161,14 +161,11 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	image, downloaded, err := p.fetchAll(ctx, r, lease, m)
+	image, downloaded, err := p.fetchAll(ctx, r, lease, m, func() error { return lease.AddDocument(raw, desc.Digest) })
 	if err != nil {
 		return Result{}, err
 	}
 	image.Manifest, image.MediaType = desc.Digest, m.MediaType
-	if err := lease.AddDocument(raw, desc.Digest); err != nil {
-		return Result{}, err
-	}
 	result := Result{Name: r.Name, Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
 	return result, lease.AddImage(image, images.Names(r.Name, image.ID, target))
 }
@@ -197,12 +194,13 @@ func (p *Puller) pick(ctx context.Context, r Request, raw []byte, desc ocispec.D
 	return raw, got, nil
 }
 
-// fetchAll gets configuration and layers, all at once.
-func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m manifest.Manifest) (images.Image, int64, error) {
+// fetchAll gets configuration and layers, and has the manifest stored, all at once.
+func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m manifest.Manifest, keep func() error) (images.Image, int64, error) {
 	image := images.Image{ID: m.Config.Digest, Layers: make([]images.Layer, len(m.Layers))}
 	fetched := make([]int64, len(m.Layers))
 	var config manifest.Config
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(keep)
 	g.Go(func() (err error) {
 		config, err = p.config(ctx, r, lease, m)
 		return err
