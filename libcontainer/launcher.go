@@ -14,7 +14,8 @@ import (
 type Launcher struct {
 	binary *os.File // the init binary, sealed
 	null   *os.File
-	proc   int // the host's procfs; -1: it is none
+	proc   int  // the host's procfs; -1: it is none
+	pin    bool // inits stay on one processor, see pinThread
 
 	force    initproc.Force // set by tests
 	initOnly bool           // set by tests: Exec by an init always
@@ -43,7 +44,7 @@ func New(path string) (*Launcher, error) {
 	if err != nil {
 		proc = -1
 	}
-	return &Launcher{binary: binary, null: null, proc: proc}, nil
+	return &Launcher{binary: binary, null: null, proc: proc, pin: anyProcessor()}, nil
 }
 
 // Close gives up the init binary. Running containers do not need it.

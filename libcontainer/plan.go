@@ -19,6 +19,7 @@ type plan struct {
 	launcher *Launcher
 	setup    initproc.Setup
 	send     []int // descriptors that go with the setup
+	sent     bool  // both are on their way
 	owned    []int // descriptors that are closed after the launch
 	enter    []initproc.Join
 	flags    uintptr
@@ -60,7 +61,7 @@ func (l *Launcher) newPlan(io *IO) *plan {
 		p.add(int(file.Fd()))
 	}
 	p.setup.RootFD = -1
-	p.setup.Force = l.force
+	p.setup.Force, p.setup.Pinned = l.force, l.pin
 	return p
 }
 

@@ -45,18 +45,39 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 	defer p.close()
 	t := &tracer{begin: begin}
 	t.mark("plan", begin)
-	proc, sock, err := p.birth(t)
+	// What a user namespace takes is known when there is one.
+	var early []byte
+	if p.userns == nil {
+		early = p.setup.Encode()
+	}
+	proc, sock, err := p.birth(t, early)
 	if err != nil {
 		return nil, err
 	}
 	return p.run(ctx, proc, sock, t)
 }
 
-// birth makes init and the socket to talk to it over, which the caller closes.
-func (p *plan) birth(t *tracer) (*Process, int, error) {
+// maxEarly is how large a message may be that is sent before there is a reader:
+// well below what a socket holds by default (net.core.wmem_default, 208 KiB).
+const maxEarly = 64 << 10
+
+// birth makes init and the socket to talk to it over, which the caller closes. A
+// setup that is small enough is sent already, so that init finds it when it is up,
+// however busy we are.
+func (p *plan) birth(t *tracer, setup []byte) (*Process, int, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, -1, &StepError{"make socket", err}
+	}
+	if len(setup) > 0 && len(setup) <= maxEarly {
+		start := clock.Now()
+		if err := initproc.Send(pair[0], setup, p.send...); err != nil {
+			unix.Close(pair[0])
+			unix.Close(pair[1])
+			return nil, -1, &StepError{"send setup", err}
+		}
+		p.sent = true
+		t.mark("send setup", start)
 	}
 	proc, err := p.spawn(t, pair[1])
 	unix.Close(pair[1])
@@ -91,10 +112,12 @@ func (p *plan) run(ctx context.Context, proc *Process, sock int, t *tracer) (*Pr
 // converse tells init what to do and listens until the command runs.
 func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 	start := clock.Now()
-	if err := initproc.Send(sock, p.setup.Encode(), p.send...); err != nil && err != unix.EPIPE {
-		return &StepError{"send setup", err}
+	if !p.sent {
+		if err := initproc.Send(sock, p.setup.Encode(), p.send...); err != nil && err != unix.EPIPE {
+			return &StepError{"send setup", err}
+		}
+		t.mark("send setup", start)
 	}
-	t.mark("send setup", start)
 	waitForExec(sock)
 	report, fds, err := receive(sock)
 	proc.take(report, fds)
@@ -186,7 +209,13 @@ func (p *plan) spawnHere(t *tracer, sock int) (*Process, error) {
 	}
 	start := clock.Now()
 	slack := relaxTimers()
+	if p.setup.Pinned {
+		pinThread()
+	}
 	proc, err := p.clone(sock)
+	if p.setup.Pinned {
+		unpinThread()
+	}
 	restoreTimers(slack)
 	t.mark("clone", start)
 	if err != nil || p.userns == nil {

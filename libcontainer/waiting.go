@@ -58,7 +58,7 @@ func (l *Launcher) Prepare(c *Config, group *cgroup.Group) (*Waiting, error) {
 	if p.flags&unix.CLONE_NEWUSER != 0 || c.Namespaces.PID.Path != "" {
 		return nil, &StepError{"prepare init", ErrShape}
 	}
-	proc, sock, err := p.birth(&tracer{begin: clock.Now()})
+	proc, sock, err := p.birth(&tracer{begin: clock.Now()}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -235,6 +235,11 @@ func (r *runner) commit(c *Command) error {
 		return &stepError{step: "make session keyring", err: err}
 	}
 	unix.Prctl(unix.PR_SET_TIMERSLACK, commandSlack, 0, 0, 0)
+	if r.setup.Pinned {
+		if err := AllProcessors(); err != nil {
+			return &stepError{step: "leave processor", err: err}
+		}
+	}
 	if err := r.confine(c); err != nil {
 		return err
 	}

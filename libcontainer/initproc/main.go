@@ -100,6 +100,9 @@ func (r *runner) begin() error {
 		return err
 	}
 	r.stockUp()
+	if r.setup.Pinned {
+		AllProcessors() // its own may be busy when the container comes
+	}
 	return r.step("receive setup", r.receive)
 }
 

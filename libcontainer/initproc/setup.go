@@ -9,7 +9,7 @@ import (
 
 // version stands first in every message. Launcher and init come from one
 // build; the number catches an installation that mixed two.
-const version = 2
+const version = 3
 
 // Force makes init take the way of older kernels although this one knows a
 // newer. It exists for tests.
@@ -29,6 +29,7 @@ const (
 type Setup struct {
 	Force    Force
 	Ahead    bool   // not the container yet: what to make ahead of it; of the rest only Unshare and what is mounted count
+	Pinned   bool   // init was started on one processor; the command may run on all
 	Exec     bool   // run Command in an existing container; only Joins and Command count then
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
@@ -109,6 +110,7 @@ func (s *Setup) Encode() []byte {
 	e.Uint(version)
 	e.Uint(uint64(s.Force))
 	e.Bool(s.Ahead)
+	e.Bool(s.Pinned)
 	e.Bool(s.Exec)
 	e.Uint(uint64(len(s.Joins)))
 	for _, j := range s.Joins {
@@ -157,6 +159,7 @@ func DecodeSetup(b []byte) (*Setup, error) {
 	s := &Setup{
 		Force:    Force(d.Uint()),
 		Ahead:    d.Bool(),
+		Pinned:   d.Bool(),
 		Exec:     d.Bool(),
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),
