@@ -30,6 +30,7 @@ type Waiting struct {
 	group    *cgroup.Group
 	ahead    bool   // it was told what to mount
 	unshare  uint64 // namespaces that it has made since
+	built    *Config
 }
 
 // ErrShape is the error of [Waiting.Start] for a container that differs from what
@@ -111,28 +112,117 @@ func (w *Waiting) Pid() int { return w.proc.Pid }
 // group of Prepare. It uses the Waiting up, unless the error is ErrShape, ErrConfig or
 // about something to be bound.
 func (w *Waiting) Start(ctx context.Context, c *Config, io IO) (*Process, error) {
-	begin := clock.Now()
-	if io.Cgroup == nil {
-		io.Cgroup = w.group
-	}
-	p, err := w.launcher.plan(c, &io)
+	t := &tracer{begin: clock.Now()}
+	p, err := w.plan(c, &io)
 	if err != nil {
 		return nil, err
 	}
 	defer p.close()
-	if p.flags != w.flags || io.Cgroup != w.group || len(p.enter) > 0 || p.userns != nil || w.ahead && !w.suits(p, c) {
+	t.mark("plan", t.begin)
+	return p.run(ctx, w.proc, w.spend(), t)
+}
+
+// plan is that of a launcher for a container that can be had in w.
+func (w *Waiting) plan(c *Config, io *IO) (*plan, error) {
+	if io.Cgroup == nil {
+		io.Cgroup = w.group
+	}
+	p, err := w.launcher.plan(c, io)
+	if err != nil {
+		return nil, err
+	}
+	if w.built != nil || p.flags != w.flags || io.Cgroup != w.group || len(p.enter) > 0 || p.userns != nil || w.ahead && !w.suits(p, c) {
+		p.close()
 		return nil, &StepError{"use waiting init", ErrShape}
 	}
 	if w.ahead {
 		if err := p.copyBinds(); err != nil {
+			p.close()
 			return nil, err
 		}
 	}
-	t := &tracer{begin: begin}
-	t.mark("plan", begin)
+	return p, nil
+}
+
+// spend gives the socket away.
+func (w *Waiting) spend() int {
 	sock := w.sock
 	w.sock = -1
-	return p.run(ctx, w.proc, sock, t)
+	return sock
+}
+
+// Build has the container built that c describes, all but its command, which
+// [Waiting.Run] starts in it: of c.Command only the working directory counts, and of io
+// only the control group and what is to be joined. The errors are those of Start. What is
+// mounted stays until Run's process or the Waiting ends; of what is bound from the host
+// mounts that are made there later are not seen.
+func (w *Waiting) Build(ctx context.Context, c *Config, io IO) error {
+	if c.Command.Terminal != nil || c.Command.Init {
+		return &StepError{"use waiting init", ErrShape}
+	}
+	io.Stdin, io.Stdout, io.Stderr = nil, nil, nil
+	p, err := w.plan(c, &io)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	p.setup.Hold = true
+	err = w.build(ctx, p)
+	if err != nil {
+		w.Discard()
+		return err
+	}
+	built := *c
+	w.built = &built
+	return nil
+}
+
+// build tells init what to build, and waits for it.
+func (w *Waiting) build(ctx context.Context, p *plan) error {
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		w.proc.Signal(unix.SIGKILL)
+		close(killed)
+	})
+	err := initproc.Send(w.sock, p.setup.Encode(), p.send...)
+	if err == nil || err == unix.EPIPE {
+		var report *initproc.Report
+		report, _, err = receive(w.sock)
+		switch {
+		case err != nil:
+		case report == nil:
+			err = &StepError{"start init", errors.New("it ended without a report" + w.proc.fate())}
+		case report.Failure != nil:
+			err = fromFailure(report.Failure)
+		}
+	} else {
+		err = &StepError{"send setup", err}
+	}
+	if !stop() {
+		<-killed // the pidfd is in use until then
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// Run starts a command in what [Waiting.Build] has built. It uses the Waiting up, unless
+// the error is ErrConfig or, for a command with another working directory, a terminal or
+// a resident init, ErrShape.
+func (w *Waiting) Run(ctx context.Context, c *Command, io IO) (*Process, error) {
+	t := &tracer{begin: clock.Now()}
+	if w.built == nil || c.Cwd != w.built.Command.Cwd || c.Terminal != nil || c.Init {
+		return nil, &StepError{"use waiting init", ErrShape}
+	}
+	whole := *w.built
+	whole.Command = *c
+	if err := whole.check(); err != nil {
+		return nil, err
+	}
+	p := w.launcher.newPlan(&io)
+	defer p.close()
+	p.setup.Command = *c
+	t.mark("plan", t.begin)
+	return p.run(ctx, w.proc, w.spend(), t)
 }
 
 // suits reports whether a container can do with a mount namespace that was cut off

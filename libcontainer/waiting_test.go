@@ -112,6 +112,18 @@ cat /proc/1/comm /proc/self/cgroup; ls /sys/class/net`
 		must(t, err)
 		warm, warmErr := capture(t, IO{}, func(io IO) (*Process, error) { return w.Start(t.Context(), c, io) })
 		w.Discard()
+		w, err = l.Prepare(usual(), group)
+		must(t, err)
+		built, builtErr := capture(t, IO{}, func(io IO) (*Process, error) {
+			if err := w.Build(t.Context(), c, io); err != nil {
+				return nil, err
+			}
+			return w.Run(t.Context(), &c.Command, io)
+		})
+		w.Discard()
+		if fmt.Sprint(builtErr) != fmt.Sprint(warmErr) || builtErr == nil && built.out != warm.out {
+			t.Errorf("%s: warm %v, built %v\nwarm:\n%s\n\nbuilt:\n%s", name, warmErr, builtErr, warm.out, built.out)
+		}
 		switch {
 		case name == "a slave volume":
 			if !errors.Is(warmErr, ErrShape) {
@@ -175,4 +187,89 @@ func (r result) trace() (names []string) {
 		}
 	}
 	return names
+}
+
+// TestBuilt starts commands in containers that stand already.
+func TestBuilt(t *testing.T) {
+	l := newLauncher(t)
+	root := busybox(t)
+	usual := config(root, "")
+	usual.Mounts, usual.Masked = DefaultMounts(DefaultShm), DefaultMasked()
+	usual.Command.Cwd = "/made/for/it"
+	usual.KeepMounts = true
+	build := func(t *testing.T) *Waiting {
+		w, err := l.Prepare(usual, testGroup(t, cgroup.Resources{}))
+		must(t, err)
+		t.Cleanup(w.Discard)
+		must(t, w.Build(t.Context(), usual, IO{}))
+		return w
+	}
+	t.Run("what Run says counts", func(t *testing.T) {
+		w := build(t)
+		if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", w.Pid())); err != nil || root != "/" {
+			t.Errorf("root is %q, %v", root, err)
+		}
+		in, out, err := os.Pipe()
+		must(t, err)
+		out.WriteString("from stdin\n")
+		out.Close()
+		c := config(root, "pwd; cat; echo $MORE; ulimit -n; busybox id -u").Command
+		c.Cwd, c.Env, c.User.Spec, c.Rlimits = "/made/for/it", []string{"PATH=/bin", "MORE=more"}, "7", []Rlimit{{unix.RLIMIT_NOFILE, 77, 77}}
+		got, err := capture(t, IO{Stdin: in}, func(io IO) (*Process, error) { return w.Run(t.Context(), &c, io) })
+		must(t, err)
+		in.Close()
+		if want := "/made/for/it\nfrom stdin\nmore\n77\n7"; got.out != want {
+			t.Errorf("got %q, want %q", got.out, want)
+		}
+		if got.proc.Mounts == nil {
+			t.Error("the mount namespace was not handed over")
+		}
+		for _, step := range got.trace() {
+			if strings.HasPrefix(step, "mount") || step == "pivot root" {
+				t.Errorf("%s is a step of the start", step)
+			}
+		}
+	})
+	t.Run("what cannot be had", func(t *testing.T) {
+		w := build(t)
+		for name, change := range map[string]func(*Command){
+			"another directory": func(c *Command) { c.Cwd = "/" },
+			"a terminal":        func(c *Command) { c.Terminal = &ConsoleSize{24, 80} },
+			"a resident init":   func(c *Command) { c.Init = true },
+		} {
+			c := usual.Command
+			change(&c)
+			if _, err := w.Run(t.Context(), &c, IO{}); !errors.Is(err, ErrShape) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := w.Start(t.Context(), usual, IO{}); !errors.Is(err, ErrShape) {
+			t.Errorf("Start: %v", err)
+		}
+		c := usual.Command
+		c.Args = []string{"nothing-of-that-name"}
+		if _, err := w.Run(t.Context(), &c, IO{}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a command that does not exist: %v", err)
+		}
+	})
+	t.Run("given up", func(t *testing.T) {
+		w := build(t)
+		w.Discard()
+		if err := unix.Kill(w.Pid(), 0); err != unix.ESRCH {
+			t.Errorf("after Discard: %v", err)
+		}
+	})
+	t.Run("a container that cannot be built", func(t *testing.T) {
+		w, err := l.Prepare(usual, testGroup(t, cgroup.Resources{}))
+		must(t, err)
+		bad := *usual
+		bad.Root = mount.Root{Bind: "/nowhere"}
+		var step *StepError
+		if err := w.Build(t.Context(), &bad, IO{}); !errors.As(err, &step) || !errors.Is(err, unix.ENOENT) {
+			t.Errorf("got %v", err)
+		}
+		if err := unix.Kill(w.Pid(), 0); err != unix.ESRCH {
+			t.Errorf("its init: %v", err)
+		}
+	})
 }

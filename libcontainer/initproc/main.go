@@ -68,7 +68,25 @@ func (r *runner) run() error {
 	} else if err := r.build(); err != nil {
 		return err
 	}
+	if r.setup.Hold {
+		if err := r.hold(); err != nil {
+			return err
+		}
+	}
 	return r.become()
+}
+
+// hold says that the container stands, and waits for the command.
+func (r *runner) hold() error {
+	built := r.setup
+	if err := Send(Socket, new(Report).encode()); err != nil {
+		return &stepError{step: "report", err: err}
+	}
+	if err := r.step("receive setup", r.receive); err != nil {
+		return err
+	}
+	built.Command, r.setup = r.setup.Command, built
+	return nil
 }
 
 // begin makes the process unobservable and reads what it is to do. An init that

@@ -31,6 +31,7 @@ type Setup struct {
 	Ahead    bool   // not the container yet: what to make ahead of it; of the rest only Unshare and what is mounted count
 	Pinned   bool   // init was started on one processor; the command may run on all
 	Exec     bool   // run Command in an existing container; only Joins and Command count then
+	Hold     bool   // build the container, say so, and wait for a second setup, of which only Command and the first descriptors count
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
 	Loopback bool   // the network namespace is new: lo is to be brought up
@@ -112,6 +113,7 @@ func (s *Setup) Encode() []byte {
 	e.Bool(s.Ahead)
 	e.Bool(s.Pinned)
 	e.Bool(s.Exec)
+	e.Bool(s.Hold)
 	e.Uint(uint64(len(s.Joins)))
 	for _, j := range s.Joins {
 		e.String(string(j.Kind))
@@ -161,6 +163,7 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Ahead:    d.Bool(),
 		Pinned:   d.Bool(),
 		Exec:     d.Bool(),
+		Hold:     d.Bool(),
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),
 		Loopback: d.Bool(),
