@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
 	networkv1 "berth/proto/berth/network/v1"
 )
 
@@ -39,6 +40,7 @@ type spare struct {
 	shape     shape
 	container container
 	parts     parts
+	stands    bool   // execd has built it
 	settled   func() // takes the id out of making
 }
 
@@ -139,7 +141,7 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 	b.mu.Unlock()
 	e.releaseSpares(ctx, old)
 
-	made := e.makeSpare(ctx, want)
+	made := e.makeSpare(ctx, want, c.spec)
 
 	b.mu.Lock()
 	i := slices.Index(b.making, want)
@@ -171,8 +173,9 @@ func (b *standby) count(of shape) (n int) {
 }
 
 // makeSpare gives nil if it cannot be made, or should not: an image with volumes
-// would get new ones, for all to see.
-func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
+// would get new ones, for all to see. The next container of a shape is probably like the last in
+// more, so execd builds it like that one; if it is not, it is built again.
+func (e *Engine) makeSpare(ctx context.Context, s shape, last *apiv1.ContainerSpec) *spare {
 	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: &apiv1.NetworkSpec{Mode: s.network}}}
 	made := &spare{shape: s, container: c, settled: e.making.add(c.id)}
 	rootfs, err := e.Backends.Rootfs().Prepare(ctx, prepareRequest(c))
@@ -182,12 +185,25 @@ func (e *Engine) makeSpare(ctx context.Context, s shape) *spare {
 		var network *networkv1.AttachResponse
 		if network, err = e.Backends.Endpoints().Attach(ctx, request); err == nil {
 			made.parts = parts{rootfs: rootfs.Rootfs, network: network}
+			e.build(ctx, made, last)
 			return made
 		}
 	}
 	e.Log.Debug("no standby", "image", s.image, "error", err)
 	e.releaseSpares(ctx, []*spare{made})
 	return nil
+}
+
+// build has execd build a spare's container.
+func (e *Engine) build(ctx context.Context, s *spare, like *apiv1.ContainerSpec) {
+	resp, err := e.Backends.Launch().StandBy(ctx, &execv1.StandByRequest{
+		Create:  &execv1.CreateRequest{Id: s.container.id, Spec: like, Rootfs: s.parts.rootfs},
+		Network: s.parts.network,
+	})
+	s.stands = resp.GetStands()
+	if err != nil {
+		e.Log.Debug("not built ahead", "image", s.shape.image, "error", err)
+	}
 }
 
 // HoldStandby releases all spares, returns when they are gone, and keeps new ones
@@ -277,6 +293,11 @@ func (e *Engine) releaseSpares(ctx context.Context, old []*spare) {
 	for _, s := range old {
 		all.Go(func() {
 			e.gone.add(s.container.id)
+			if s.stands {
+				if _, err := e.Backends.Launch().StandDown(ctx, &execv1.StandDownRequest{Id: s.container.id}); err != nil {
+					e.Log.Debug("built ahead, and left to end by itself", "container", s.container.id, "error", err)
+				}
+			}
 			if err := e.release(ctx, s.container.id, true); err != nil {
 				e.wakeLater() // the reconciler finds it when it is no longer in making
 			}

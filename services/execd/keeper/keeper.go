@@ -366,6 +366,20 @@ func (k *Keeper) Launch(ctx context.Context, req *wire.Launch, netns int, attach
 	return a.msg.Launched, nil
 }
 
+// StandBy has a container built ahead of its launch. netns is a descriptor or negative.
+func (k *Keeper) StandBy(ctx context.Context, req *wire.Launch, netns int) error {
+	var fds []int
+	if req.NetNS = netns >= 0; req.NetNS {
+		fds = append(fds, netns)
+	}
+	return k.ask(ctx, &wire.Message{Op: wire.OpStandBy, Launch: req}, fds...)
+}
+
+// StandDown undoes it.
+func (k *Keeper) StandDown(ctx context.Context, id string) error {
+	return k.ask(ctx, &wire.Message{Op: wire.OpStandDown, Target: &wire.Target{ID: id}})
+}
+
 // Exec starts a session in a container.
 func (k *Keeper) Exec(ctx context.Context, req *wire.Exec, attach *os.File) (*wire.Launched, error) {
 	var fds []int
@@ -433,8 +447,8 @@ func (k *Keeper) Forget(ctx context.Context, id string) error {
 	return k.send(ctx, &wire.Message{Op: wire.OpForget, Target: &wire.Target{ID: id}, Seq: forgetSeq})
 }
 
-func (k *Keeper) ask(ctx context.Context, msg *wire.Message) error {
-	a, err := k.call(ctx, msg)
+func (k *Keeper) ask(ctx context.Context, msg *wire.Message, fds ...int) error {
+	a, err := k.call(ctx, msg, fds...)
 	wire.CloseAll(a.fds)
 	return err
 }

@@ -18,15 +18,22 @@ import (
 // etcFiles are made for each container and mounted over the image's.
 var etcFiles = []string{"hosts", "hostname", "resolv.conf"}
 
-// writeEtc makes the files in dir. They belong to root, as in any system, and
-// the container may write them unless its root is read-only.
-func writeEtc(dir, hostname string, spec *apiv1.ContainerSpec, net *networkv1.AttachResponse) error {
-	content := map[string][]byte{
+// etc is what goes into them.
+func etc(hostname string, spec *apiv1.ContainerSpec, net *networkv1.AttachResponse) map[string][]byte {
+	return map[string][]byte{
 		"hosts":       hosts(hostname, spec, net),
 		"hostname":    []byte(hostname + "\n"),
 		"resolv.conf": resolvConf(net.GetDns(), net.GetNamespace().GetKind()),
 	}
+}
+
+// writeEtc makes the files in dir that are not there yet. They belong to root, as in any
+// system, and the container may write them unless its root is read-only.
+func writeEtc(dir string, have, content map[string][]byte) error {
 	for _, name := range etcFiles {
+		if old, ok := have[name]; ok && bytes.Equal(old, content[name]) {
+			continue
+		}
 		if err := writeNew(filepath.Join(dir, name), content[name]); err != nil {
 			return fmt.Errorf("write /etc/%s of the container: %w", name, err)
 		}

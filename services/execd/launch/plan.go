@@ -95,7 +95,9 @@ type Input struct {
 	Volumes []*imagev1.VolumeMount
 	Network *networkv1.AttachResponse
 	// Dir is the container's folder for generated files.
-	Dir  string
+	Dir string
+	// Etc is what these files hold already, nil for nothing.
+	Etc  map[string][]byte
 	Peer Peer
 }
 
@@ -109,6 +111,7 @@ type Plan struct {
 	Env      []string
 	Cwd      string
 	Mounts   []*apiv1.MountPoint
+	Etc      map[string][]byte // the generated files
 	Warnings []string
 }
 
@@ -265,7 +268,8 @@ func (b *Builder) mounts(in *Input, p *Plan) error {
 	if err := s.user(in.Spec, in.Volumes); err != nil {
 		return err
 	}
-	if err := writeEtc(in.Dir, p.Hostname, in.Spec, in.Network); err != nil {
+	p.Etc = etc(p.Hostname, in.Spec, in.Network)
+	if err := writeEtc(in.Dir, in.Etc, p.Etc); err != nil {
 		return err
 	}
 	s.mountEtc(in.Dir, in.Spec.ReadOnly)

@@ -60,6 +60,7 @@ type Manager struct {
 	janitor  janitor
 	sessions sessions
 	restarts restarts
+	standby  standby
 	// recovered is closed when the containers of before are known.
 	recovered chan struct{}
 	life      context.Context

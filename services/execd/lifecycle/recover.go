@@ -186,7 +186,7 @@ func (m *Manager) adoptFrozen(c *container.Container) {
 func (m *Manager) sweepStrays() {
 	known := func(id string) bool {
 		c, err := m.Containers.Find(id)
-		return err == nil && c.Info().ID == id
+		return err == nil && c.Info().ID == id || m.standby.has(id)
 	}
 	m.sweepGroups()
 	for _, dir := range []string{filepath.Join(m.RunDir, "c"), filepath.Join(m.StateDir, "containers")} {

@@ -183,5 +183,5 @@ func (m *Manager) relaunch(ctx context.Context, i *container.Info) (*wire.Launch
 		return nil, fmt.Errorf("read the plan of the last run: %w", err)
 	}
 	req.Attach = nil
-	return m.launch(ctx, i, req, nil)
+	return m.launch(ctx, i, nil, req, nil)
 }

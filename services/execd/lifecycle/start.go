@@ -57,11 +57,17 @@ func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, cl
 // run is Start between the states.
 func (m *Manager) run(ctx context.Context, c *container.Container, i *container.Info, g Given, client *Client) (*container.Info, error) {
 	begin := g.Timeline.Now()
-	plan, req, err := m.plan(i, g)
+	stands := m.standby.take(i.ID)
+	plan, req, err := m.plan(i, g, stands)
 	if err != nil {
 		return nil, err
 	}
 	req.Trace = g.Timeline != nil
+	if stands == nil {
+		if req.Config, req.Filter, err = plan.Start.Encode(); err != nil {
+			return nil, err
+		}
+	}
 	if err := planned.Hit(); err != nil {
 		return nil, err
 	}
@@ -69,7 +75,10 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 		return nil, err
 	}
 	g.Timeline.Add("execd plan", apiv1.Stage_STAGE_RECORD, begin)
-	got, err := m.launch(ctx, i, req, client)
+	got, err := m.launchStanding(ctx, stands, plan, req, g, client)
+	if got == nil && err == nil {
+		got, err = m.launch(ctx, i, plan, req, client)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -85,14 +94,20 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 	})
 }
 
-// plan makes the container's folders and the request to the monitor.
-func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, error) {
+// plan makes the container's folders, and the request to the monitor but for the
+// configuration. What was built ahead has files already.
+func (m *Manager) plan(i *container.Info, g Given, ahead *standing) (*launch.Plan, *wire.Launch, error) {
 	dir, err := m.makeRunDir(i.ID)
 	if err != nil {
 		return nil, nil, err
 	}
+	var etc map[string][]byte
+	if ahead != nil {
+		etc = ahead.plan.Etc
+	}
 	plan, err := m.Builder.Build(&launch.Input{
-		ID: i.ID, IDBase: i.IDBase, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
+		Etc: etc,
+		ID:  i.ID, IDBase: i.IDBase, Spec: i.Spec, Image: i.Image, Recipe: g.Rootfs.GetRecipe(), Volumes: g.Rootfs.GetVolumes(),
 		Network: g.Network, Dir: dir, Peer: m.peer,
 	})
 	if err != nil {
@@ -105,8 +120,7 @@ func (m *Manager) plan(i *container.Info, g Given) (*launch.Plan, *wire.Launch, 
 	if logDir := m.LogDir(i); logDir != "" {
 		req.Log = m.logLimits(i.Spec.GetLog(), logDir)
 	}
-	req.Config, req.Filter, err = plan.Start.Encode()
-	return plan, req, err
+	return plan, req, nil
 }
 
 // makeRunDir makes the container's folder in the run folder, or rids it of what
@@ -136,24 +150,42 @@ func (m *Manager) logLimits(l *apiv1.LogSpec, dir string) wire.Log {
 	return out
 }
 
-// launch asks the monitor.
-func (m *Manager) launch(ctx context.Context, i *container.Info, req *wire.Launch, client *Client) (*wire.Launched, error) {
-	netFD := -1
-	if ns := i.Namespace; ns.GetKind() == networkv1.Namespace_KIND_HELD {
-		f, err := m.Netns.Get(ns.Id)
-		if err != nil {
-			return nil, fault.Unavailable.Errorf("NAMESPACE_GONE", "network namespace: %w", err).
-				Hint("try again")
+// launch has the monitor build the container and start its command.
+func (m *Manager) launch(ctx context.Context, i *container.Info, plan *launch.Plan, req *wire.Launch, client *Client) (got *wire.Launched, err error) {
+	if req.Config == nil {
+		if req.Config, req.Filter, err = plan.Start.Encode(); err != nil {
+			return nil, err
 		}
-		defer f.Close()
-		netFD = wire.FD(f)
 	}
+	err = m.withNamespace(i.Namespace, func(netns int) error {
+		got, err = m.ask(ctx, req, netns, client)
+		return err
+	})
+	return got, commandError(err)
+}
+
+// withNamespace calls do with a descriptor of a network namespace that we hold, negative for
+// any other.
+func (m *Manager) withNamespace(ns *networkv1.Namespace, do func(netns int) error) error {
+	if ns.GetKind() != networkv1.Namespace_KIND_HELD {
+		return do(-1)
+	}
+	f, err := m.Netns.Get(ns.Id)
+	if err != nil {
+		return fault.Unavailable.Errorf("NAMESPACE_GONE", "network namespace: %w", err).
+			Hint("try again")
+	}
+	defer f.Close()
+	return do(wire.FD(f))
+}
+
+// ask sends the monitor a launch.
+func (m *Manager) ask(ctx context.Context, req *wire.Launch, netns int, client *Client) (*wire.Launched, error) {
 	var far *os.File
 	if client != nil {
 		req.Attach, far = &client.Streams, client.Far
 	}
-	got, err := m.keeper.Launch(ctx, req, netFD, far)
-	return got, commandError(err)
+	return m.keeper.Launch(ctx, req, netns, far)
 }
 
 // commandError turns what the monitor says into what clients know.

@@ -23,18 +23,25 @@ func (m *Monitor) launch(p *peer, reply *wire.Message, req *wire.Launch, fds []i
 	}
 	netns, attach := split(fds, req.NetNS, req.Attach != nil)
 	defer closeFile(netns)
+	start := func(f Files) (*Process, error) { return m.launcher.Start(req, f, netns) }
 	err := m.reserve(proc)
+	if err == nil && req.Stands {
+		if s := m.takeStanding(req.ID); s != nil {
+			defer s.Discard()
+			start = func(f Files) (*Process, error) { return s.Start(req, f) }
+		} else {
+			err = &wire.Error{Code: wire.CodeNotStanding, Text: "the container was not built ahead"}
+			m.release(proc)
+		}
+	}
 	if err != nil {
 		closeFile(attach)
 		reply.Error = wireError(err)
 		p.conn.Send(reply)
 		return
 	}
-	start := func(f Files) (*Process, error) { return m.launcher.Start(req, f, netns) }
 	if err := m.begin(proc, start, req.Attach, attach, reply); err != nil {
-		m.mu.Lock()
-		delete(m.containers, req.ID)
-		m.mu.Unlock()
+		m.release(proc)
 		reply.Error = wireError(err)
 		p.conn.Send(reply)
 		return
@@ -89,6 +96,13 @@ func (m *Monitor) reserve(proc *process) error {
 	}
 	m.containers[proc.state.ID] = proc
 	return nil
+}
+
+// release undoes reserve.
+func (m *Monitor) release(proc *process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.containers, proc.state.ID)
 }
 
 // begin connects stdio, starts the process and lets output flow. It takes over

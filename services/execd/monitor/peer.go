@@ -154,6 +154,11 @@ func (m *Monitor) answer(p *peer, msg *wire.Message, fds []int) {
 	case msg.Op == wire.OpExec && msg.Exec != nil:
 		m.exec(p, reply, msg.Exec, fds)
 		return
+	case msg.Op == wire.OpStandBy && msg.Launch != nil:
+		err = m.standBy(msg.Launch, fds)
+		fds = nil
+	case msg.Op == wire.OpStandDown && msg.Target != nil:
+		m.standDown(msg.Target.ID)
 	case msg.Op == wire.OpAttach && msg.Attach != nil && len(fds) == 1:
 		reply.Position, err = m.attach(msg.Attach, fds[0])
 		fds = nil

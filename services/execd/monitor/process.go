@@ -32,11 +32,21 @@ type Files struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
+// Standing is a container that has been built, and waits for its command.
+type Standing interface {
+	// Start runs it. On failure nothing is left.
+	Start(req *wire.Launch, f Files) (*Process, error)
+	// Discard ends it. It does nothing after Start.
+	Discard()
+}
+
 // Launcher makes processes children of this one. It returns once the command
 // runs (execve has succeeded) or cannot.
 type Launcher interface {
 	// Start runs the first process of a container. netns may be nil.
 	Start(req *wire.Launch, f Files, netns *os.File) (*Process, error)
+	// StandBy builds a container whose command is to come. netns may be nil.
+	StandBy(req *wire.Launch, netns *os.File) (Standing, error)
 	// Exec runs a further process in the container whose first process is pid;
 	// pidfd may be nil.
 	Exec(req *wire.Exec, f Files, pid int, pidfd *os.File) (*Process, error)

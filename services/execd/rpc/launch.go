@@ -30,6 +30,15 @@ func (s *launchService) Create(_ context.Context, req *execv1.CreateRequest) (*e
 	return &execv1.CreateResponse{Name: c.Info().Name}, nil
 }
 
+func (s *launchService) StandBy(ctx context.Context, req *execv1.StandByRequest) (*execv1.StandByResponse, error) {
+	stands, err := s.life.StandBy(ctx, req.Create, req.Network)
+	return &execv1.StandByResponse{Stands: stands}, err
+}
+
+func (s *launchService) StandDown(ctx context.Context, req *execv1.StandDownRequest) (*execv1.StandDownResponse, error) {
+	return &execv1.StandDownResponse{}, s.life.StandDown(ctx, req.Id)
+}
+
 func (s *launchService) Start(ctx context.Context, req *execv1.StartRequest) (*execv1.StartResponse, error) {
 	c, err := s.find(req.Id)
 	if err != nil {

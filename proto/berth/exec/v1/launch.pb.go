@@ -108,6 +108,185 @@ func (x *CreateRequest) GetPending() bool {
 	return false
 }
 
+type StandByRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Run's open. Of the specification only what does not concern the command counts, but for its working directory.
+	Create        *CreateRequest      `protobuf:"bytes,1,opt,name=create,proto3" json:"create,omitempty"`
+	Network       *v12.AttachResponse `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandByRequest) Reset() {
+	*x = StandByRequest{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandByRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandByRequest) ProtoMessage() {}
+
+func (x *StandByRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandByRequest.ProtoReflect.Descriptor instead.
+func (*StandByRequest) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StandByRequest) GetCreate() *CreateRequest {
+	if x != nil {
+		return x.Create
+	}
+	return nil
+}
+
+func (x *StandByRequest) GetNetwork() *v12.AttachResponse {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+type StandByResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether there is a container now.
+	Stands        bool `protobuf:"varint,1,opt,name=stands,proto3" json:"stands,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandByResponse) Reset() {
+	*x = StandByResponse{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandByResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandByResponse) ProtoMessage() {}
+
+func (x *StandByResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandByResponse.ProtoReflect.Descriptor instead.
+func (*StandByResponse) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StandByResponse) GetStands() bool {
+	if x != nil {
+		return x.Stands
+	}
+	return false
+}
+
+type StandDownRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 64 hex digits.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandDownRequest) Reset() {
+	*x = StandDownRequest{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandDownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandDownRequest) ProtoMessage() {}
+
+func (x *StandDownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandDownRequest.ProtoReflect.Descriptor instead.
+func (*StandDownRequest) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StandDownRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type StandDownResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandDownResponse) Reset() {
+	*x = StandDownResponse{}
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandDownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandDownResponse) ProtoMessage() {}
+
+func (x *StandDownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandDownResponse.ProtoReflect.Descriptor instead.
+func (*StandDownResponse) Descriptor() ([]byte, []int) {
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{4}
+}
+
 type ConfirmRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
@@ -117,7 +296,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -129,7 +308,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[1]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -142,7 +321,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{1}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ConfirmRequest) GetContainer() string {
@@ -160,7 +339,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -172,7 +351,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[2]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -185,7 +364,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{2}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
 }
 
 type CreateResponse struct {
@@ -198,7 +377,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -210,7 +389,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[3]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -223,7 +402,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{3}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateResponse) GetName() string {
@@ -253,7 +432,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +444,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[4]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +457,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{4}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StartRequest) GetId() string {
@@ -323,7 +502,7 @@ type Timeline struct {
 
 func (x *Timeline) Reset() {
 	*x = Timeline{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +514,7 @@ func (x *Timeline) String() string {
 func (*Timeline) ProtoMessage() {}
 
 func (x *Timeline) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[5]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +527,7 @@ func (x *Timeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeline.ProtoReflect.Descriptor instead.
 func (*Timeline) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{5}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Timeline) GetBegun() int64 {
@@ -384,7 +563,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +575,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[6]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +588,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{6}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StartResponse) GetPid() int32 {
@@ -448,7 +627,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +639,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[7]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +652,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunRequest) GetMessage() isRunRequest_Message {
@@ -564,7 +743,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +755,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[8]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +768,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{8}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RunResponse) GetMessage() isRunResponse_Message {
@@ -682,7 +861,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +873,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[9]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +886,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{9}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StopRequest) GetContainer() string {
@@ -743,7 +922,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +934,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[10]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +947,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{10}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StopResponse) GetId() string {
@@ -802,7 +981,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +993,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[11]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1006,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveRequest) GetContainer() string {
@@ -853,7 +1032,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1044,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[12]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1057,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{12}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveResponse) GetId() string {
@@ -896,7 +1075,7 @@ type ListIdsRequest struct {
 
 func (x *ListIdsRequest) Reset() {
 	*x = ListIdsRequest{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1087,7 @@ func (x *ListIdsRequest) String() string {
 func (*ListIdsRequest) ProtoMessage() {}
 
 func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[13]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1100,7 @@ func (x *ListIdsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsRequest.ProtoReflect.Descriptor instead.
 func (*ListIdsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{13}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{17}
 }
 
 type ListIdsResponse struct {
@@ -933,7 +1112,7 @@ type ListIdsResponse struct {
 
 func (x *ListIdsResponse) Reset() {
 	*x = ListIdsResponse{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1124,7 @@ func (x *ListIdsResponse) String() string {
 func (*ListIdsResponse) ProtoMessage() {}
 
 func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[14]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1137,7 @@ func (x *ListIdsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{14}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListIdsResponse) GetEntries() []*ListIdsResponse_Entry {
@@ -981,7 +1160,7 @@ type RunRequest_Open struct {
 
 func (x *RunRequest_Open) Reset() {
 	*x = RunRequest_Open{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1172,7 @@ func (x *RunRequest_Open) String() string {
 func (*RunRequest_Open) ProtoMessage() {}
 
 func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[15]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1185,7 @@ func (x *RunRequest_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest_Open.ProtoReflect.Descriptor instead.
 func (*RunRequest_Open) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{7, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *RunRequest_Open) GetCreate() *CreateRequest {
@@ -1051,7 +1230,7 @@ type ListIdsResponse_Entry struct {
 
 func (x *ListIdsResponse_Entry) Reset() {
 	*x = ListIdsResponse_Entry{}
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1242,7 @@ func (x *ListIdsResponse_Entry) String() string {
 func (*ListIdsResponse_Entry) ProtoMessage() {}
 
 func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_exec_v1_launch_proto_msgTypes[16]
+	mi := &file_berth_exec_v1_launch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1255,7 @@ func (x *ListIdsResponse_Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdsResponse_Entry.ProtoReflect.Descriptor instead.
 func (*ListIdsResponse_Entry) Descriptor() ([]byte, []int) {
-	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{14, 0}
+	return file_berth_exec_v1_launch_proto_rawDescGZIP(), []int{18, 0}
 }
 
 func (x *ListIdsResponse_Entry) GetId() string {
@@ -1125,7 +1304,15 @@ const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\x06rootfs\x18\x03 \x01(\v2\x16.berth.image.v1.RootfsR\x06rootfs\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x18\n" +
-	"\apending\x18\x05 \x01(\bR\apending\".\n" +
+	"\apending\x18\x05 \x01(\bR\apending\"\x82\x01\n" +
+	"\x0eStandByRequest\x124\n" +
+	"\x06create\x18\x01 \x01(\v2\x1c.berth.exec.v1.CreateRequestR\x06create\x12:\n" +
+	"\anetwork\x18\x02 \x01(\v2 .berth.network.v1.AttachResponseR\anetwork\")\n" +
+	"\x0fStandByResponse\x12\x16\n" +
+	"\x06stands\x18\x01 \x01(\bR\x06stands\"\"\n" +
+	"\x10StandDownRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
+	"\x11StandDownResponse\".\n" +
 	"\x0eConfirmRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x11\n" +
 	"\x0fConfirmResponse\"@\n" +
@@ -1187,11 +1374,13 @@ const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\vauto_remove\x18\x03 \x01(\bR\n" +
 	"autoRemove\x12\x16\n" +
 	"\x06active\x18\x04 \x01(\bR\x06active\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name2\xf8\x03\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name2\x92\x05\n" +
 	"\rLaunchService\x12E\n" +
 	"\x06Create\x12\x1c.berth.exec.v1.CreateRequest\x1a\x1d.berth.exec.v1.CreateResponse\x12B\n" +
 	"\x05Start\x12\x1b.berth.exec.v1.StartRequest\x1a\x1c.berth.exec.v1.StartResponse\x12@\n" +
 	"\x03Run\x12\x19.berth.exec.v1.RunRequest\x1a\x1a.berth.exec.v1.RunResponse(\x010\x01\x12H\n" +
+	"\aStandBy\x12\x1d.berth.exec.v1.StandByRequest\x1a\x1e.berth.exec.v1.StandByResponse\x12N\n" +
+	"\tStandDown\x12\x1f.berth.exec.v1.StandDownRequest\x1a .berth.exec.v1.StandDownResponse\x12H\n" +
 	"\aConfirm\x12\x1d.berth.exec.v1.ConfirmRequest\x1a\x1e.berth.exec.v1.ConfirmResponse\x12?\n" +
 	"\x04Stop\x12\x1a.berth.exec.v1.StopRequest\x1a\x1b.berth.exec.v1.StopResponse\x12E\n" +
 	"\x06Remove\x12\x1c.berth.exec.v1.RemoveRequest\x1a\x1d.berth.exec.v1.RemoveResponse\x12H\n" +
@@ -1209,78 +1398,88 @@ func file_berth_exec_v1_launch_proto_rawDescGZIP() []byte {
 	return file_berth_exec_v1_launch_proto_rawDescData
 }
 
-var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_berth_exec_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_berth_exec_v1_launch_proto_goTypes = []any{
 	(*CreateRequest)(nil),         // 0: berth.exec.v1.CreateRequest
-	(*ConfirmRequest)(nil),        // 1: berth.exec.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),       // 2: berth.exec.v1.ConfirmResponse
-	(*CreateResponse)(nil),        // 3: berth.exec.v1.CreateResponse
-	(*StartRequest)(nil),          // 4: berth.exec.v1.StartRequest
-	(*Timeline)(nil),              // 5: berth.exec.v1.Timeline
-	(*StartResponse)(nil),         // 6: berth.exec.v1.StartResponse
-	(*RunRequest)(nil),            // 7: berth.exec.v1.RunRequest
-	(*RunResponse)(nil),           // 8: berth.exec.v1.RunResponse
-	(*StopRequest)(nil),           // 9: berth.exec.v1.StopRequest
-	(*StopResponse)(nil),          // 10: berth.exec.v1.StopResponse
-	(*RemoveRequest)(nil),         // 11: berth.exec.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 12: berth.exec.v1.RemoveResponse
-	(*ListIdsRequest)(nil),        // 13: berth.exec.v1.ListIdsRequest
-	(*ListIdsResponse)(nil),       // 14: berth.exec.v1.ListIdsResponse
-	(*RunRequest_Open)(nil),       // 15: berth.exec.v1.RunRequest.Open
-	(*ListIdsResponse_Entry)(nil), // 16: berth.exec.v1.ListIdsResponse.Entry
-	(*v1.ContainerSpec)(nil),      // 17: berth.api.v1.ContainerSpec
-	(*v11.Rootfs)(nil),            // 18: berth.image.v1.Rootfs
-	(*v12.AttachResponse)(nil),    // 19: berth.network.v1.AttachResponse
-	(*v1.TraceStep)(nil),          // 20: berth.api.v1.TraceStep
-	(*v1.TerminalSize)(nil),       // 21: berth.api.v1.TerminalSize
-	(*v1.OutputChunk)(nil),        // 22: berth.api.v1.OutputChunk
-	(*v1.ExitStatus)(nil),         // 23: berth.api.v1.ExitStatus
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*v1.AttachOptions)(nil),      // 25: berth.api.v1.AttachOptions
-	(v1.ContainerState)(0),        // 26: berth.api.v1.ContainerState
+	(*StandByRequest)(nil),        // 1: berth.exec.v1.StandByRequest
+	(*StandByResponse)(nil),       // 2: berth.exec.v1.StandByResponse
+	(*StandDownRequest)(nil),      // 3: berth.exec.v1.StandDownRequest
+	(*StandDownResponse)(nil),     // 4: berth.exec.v1.StandDownResponse
+	(*ConfirmRequest)(nil),        // 5: berth.exec.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 6: berth.exec.v1.ConfirmResponse
+	(*CreateResponse)(nil),        // 7: berth.exec.v1.CreateResponse
+	(*StartRequest)(nil),          // 8: berth.exec.v1.StartRequest
+	(*Timeline)(nil),              // 9: berth.exec.v1.Timeline
+	(*StartResponse)(nil),         // 10: berth.exec.v1.StartResponse
+	(*RunRequest)(nil),            // 11: berth.exec.v1.RunRequest
+	(*RunResponse)(nil),           // 12: berth.exec.v1.RunResponse
+	(*StopRequest)(nil),           // 13: berth.exec.v1.StopRequest
+	(*StopResponse)(nil),          // 14: berth.exec.v1.StopResponse
+	(*RemoveRequest)(nil),         // 15: berth.exec.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 16: berth.exec.v1.RemoveResponse
+	(*ListIdsRequest)(nil),        // 17: berth.exec.v1.ListIdsRequest
+	(*ListIdsResponse)(nil),       // 18: berth.exec.v1.ListIdsResponse
+	(*RunRequest_Open)(nil),       // 19: berth.exec.v1.RunRequest.Open
+	(*ListIdsResponse_Entry)(nil), // 20: berth.exec.v1.ListIdsResponse.Entry
+	(*v1.ContainerSpec)(nil),      // 21: berth.api.v1.ContainerSpec
+	(*v11.Rootfs)(nil),            // 22: berth.image.v1.Rootfs
+	(*v12.AttachResponse)(nil),    // 23: berth.network.v1.AttachResponse
+	(*v1.TraceStep)(nil),          // 24: berth.api.v1.TraceStep
+	(*v1.TerminalSize)(nil),       // 25: berth.api.v1.TerminalSize
+	(*v1.OutputChunk)(nil),        // 26: berth.api.v1.OutputChunk
+	(*v1.ExitStatus)(nil),         // 27: berth.api.v1.ExitStatus
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*v1.AttachOptions)(nil),      // 29: berth.api.v1.AttachOptions
+	(v1.ContainerState)(0),        // 30: berth.api.v1.ContainerState
 }
 var file_berth_exec_v1_launch_proto_depIdxs = []int32{
-	17, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
-	18, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	19, // 2: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
-	18, // 3: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	5,  // 4: berth.exec.v1.StartRequest.timeline:type_name -> berth.exec.v1.Timeline
-	20, // 5: berth.exec.v1.Timeline.steps:type_name -> berth.api.v1.TraceStep
-	20, // 6: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	15, // 7: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
-	21, // 8: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	3,  // 9: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
-	6,  // 10: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
-	22, // 11: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
-	23, // 12: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	20, // 13: berth.exec.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
-	24, // 14: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	23, // 15: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
-	16, // 16: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
-	0,  // 17: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
-	19, // 18: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
-	25, // 19: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	5,  // 20: berth.exec.v1.RunRequest.Open.timeline:type_name -> berth.exec.v1.Timeline
-	26, // 21: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
-	0,  // 22: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
-	4,  // 23: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
-	7,  // 24: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
-	1,  // 25: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
-	9,  // 26: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
-	11, // 27: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
-	13, // 28: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
-	3,  // 29: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
-	6,  // 30: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
-	8,  // 31: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
-	2,  // 32: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
-	10, // 33: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
-	12, // 34: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
-	14, // 35: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	21, // 0: berth.exec.v1.CreateRequest.spec:type_name -> berth.api.v1.ContainerSpec
+	22, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	0,  // 2: berth.exec.v1.StandByRequest.create:type_name -> berth.exec.v1.CreateRequest
+	23, // 3: berth.exec.v1.StandByRequest.network:type_name -> berth.network.v1.AttachResponse
+	23, // 4: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
+	22, // 5: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	9,  // 6: berth.exec.v1.StartRequest.timeline:type_name -> berth.exec.v1.Timeline
+	24, // 7: berth.exec.v1.Timeline.steps:type_name -> berth.api.v1.TraceStep
+	24, // 8: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
+	19, // 9: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
+	25, // 10: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
+	7,  // 11: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
+	10, // 12: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
+	26, // 13: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
+	27, // 14: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
+	24, // 15: berth.exec.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
+	28, // 16: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	27, // 17: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
+	20, // 18: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
+	0,  // 19: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
+	23, // 20: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
+	29, // 21: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	9,  // 22: berth.exec.v1.RunRequest.Open.timeline:type_name -> berth.exec.v1.Timeline
+	30, // 23: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
+	0,  // 24: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
+	8,  // 25: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
+	11, // 26: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
+	1,  // 27: berth.exec.v1.LaunchService.StandBy:input_type -> berth.exec.v1.StandByRequest
+	3,  // 28: berth.exec.v1.LaunchService.StandDown:input_type -> berth.exec.v1.StandDownRequest
+	5,  // 29: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
+	13, // 30: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
+	15, // 31: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
+	17, // 32: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
+	7,  // 33: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
+	10, // 34: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
+	12, // 35: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
+	2,  // 36: berth.exec.v1.LaunchService.StandBy:output_type -> berth.exec.v1.StandByResponse
+	4,  // 37: berth.exec.v1.LaunchService.StandDown:output_type -> berth.exec.v1.StandDownResponse
+	6,  // 38: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
+	14, // 39: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
+	16, // 40: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
+	18, // 41: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
+	33, // [33:42] is the sub-list for method output_type
+	24, // [24:33] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_berth_exec_v1_launch_proto_init() }
@@ -1288,13 +1487,13 @@ func file_berth_exec_v1_launch_proto_init() {
 	if File_berth_exec_v1_launch_proto != nil {
 		return
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[7].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[11].OneofWrappers = []any{
 		(*RunRequest_Open_)(nil),
 		(*RunRequest_Stdin)(nil),
 		(*RunRequest_Resize)(nil),
 		(*RunRequest_Signal)(nil),
 	}
-	file_berth_exec_v1_launch_proto_msgTypes[8].OneofWrappers = []any{
+	file_berth_exec_v1_launch_proto_msgTypes[12].OneofWrappers = []any{
 		(*RunResponse_Created)(nil),
 		(*RunResponse_Started)(nil),
 		(*RunResponse_Output)(nil),
@@ -1306,7 +1505,7 @@ func file_berth_exec_v1_launch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_exec_v1_launch_proto_rawDesc), len(file_berth_exec_v1_launch_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,13 +21,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	LaunchService_Create_FullMethodName  = "/berth.exec.v1.LaunchService/Create"
-	LaunchService_Start_FullMethodName   = "/berth.exec.v1.LaunchService/Start"
-	LaunchService_Run_FullMethodName     = "/berth.exec.v1.LaunchService/Run"
-	LaunchService_Confirm_FullMethodName = "/berth.exec.v1.LaunchService/Confirm"
-	LaunchService_Stop_FullMethodName    = "/berth.exec.v1.LaunchService/Stop"
-	LaunchService_Remove_FullMethodName  = "/berth.exec.v1.LaunchService/Remove"
-	LaunchService_ListIds_FullMethodName = "/berth.exec.v1.LaunchService/ListIds"
+	LaunchService_Create_FullMethodName    = "/berth.exec.v1.LaunchService/Create"
+	LaunchService_Start_FullMethodName     = "/berth.exec.v1.LaunchService/Start"
+	LaunchService_Run_FullMethodName       = "/berth.exec.v1.LaunchService/Run"
+	LaunchService_StandBy_FullMethodName   = "/berth.exec.v1.LaunchService/StandBy"
+	LaunchService_StandDown_FullMethodName = "/berth.exec.v1.LaunchService/StandDown"
+	LaunchService_Confirm_FullMethodName   = "/berth.exec.v1.LaunchService/Confirm"
+	LaunchService_Stop_FullMethodName      = "/berth.exec.v1.LaunchService/Stop"
+	LaunchService_Remove_FullMethodName    = "/berth.exec.v1.LaunchService/Remove"
+	LaunchService_ListIds_FullMethodName   = "/berth.exec.v1.LaunchService/ListIds"
 )
 
 // LaunchServiceClient is the client API for LaunchService service.
@@ -45,6 +47,12 @@ type LaunchServiceClient interface {
 	// Server: `created`, `started`, output, and, when open.attach is set, `exited` last; otherwise the stream ends after
 	// `started`. When creation or start fails nothing is left. When the client leaves after `started` the container goes on.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunResponse], error)
+	// Builds a container ahead of its Run, all but the command, and answers when it stands. Nobody hears of it, nothing is
+	// recorded, and what is unusual is left to Run. Run with the same id uses it if it fits, and ends it otherwise.
+	StandBy(ctx context.Context, in *StandByRequest, opts ...grpc.CallOption) (*StandByResponse, error)
+	// Undoes StandBy, and answers when nothing is left of it: root file system and endpoint are not in use then. No error if
+	// there is nothing.
+	StandDown(ctx context.Context, in *StandDownRequest, opts ...grpc.CallOption) (*StandDownResponse, error)
 	// Makes a container that was created pending one that outlives the machine; its record is durable when the answer
 	// comes.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
@@ -98,6 +106,26 @@ func (c *launchServiceClient) Run(ctx context.Context, opts ...grpc.CallOption) 
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LaunchService_RunClient = grpc.BidiStreamingClient[RunRequest, RunResponse]
+
+func (c *launchServiceClient) StandBy(ctx context.Context, in *StandByRequest, opts ...grpc.CallOption) (*StandByResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StandByResponse)
+	err := c.cc.Invoke(ctx, LaunchService_StandBy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *launchServiceClient) StandDown(ctx context.Context, in *StandDownRequest, opts ...grpc.CallOption) (*StandDownResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StandDownResponse)
+	err := c.cc.Invoke(ctx, LaunchService_StandDown_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *launchServiceClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -154,6 +182,12 @@ type LaunchServiceServer interface {
 	// Server: `created`, `started`, output, and, when open.attach is set, `exited` last; otherwise the stream ends after
 	// `started`. When creation or start fails nothing is left. When the client leaves after `started` the container goes on.
 	Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error
+	// Builds a container ahead of its Run, all but the command, and answers when it stands. Nobody hears of it, nothing is
+	// recorded, and what is unusual is left to Run. Run with the same id uses it if it fits, and ends it otherwise.
+	StandBy(context.Context, *StandByRequest) (*StandByResponse, error)
+	// Undoes StandBy, and answers when nothing is left of it: root file system and endpoint are not in use then. No error if
+	// there is nothing.
+	StandDown(context.Context, *StandDownRequest) (*StandDownResponse, error)
 	// Makes a container that was created pending one that outlives the machine; its record is durable when the answer
 	// comes.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
@@ -183,6 +217,12 @@ func (UnimplementedLaunchServiceServer) Start(context.Context, *StartRequest) (*
 }
 func (UnimplementedLaunchServiceServer) Run(grpc.BidiStreamingServer[RunRequest, RunResponse]) error {
 	return status.Error(codes.Unimplemented, "method Run not implemented")
+}
+func (UnimplementedLaunchServiceServer) StandBy(context.Context, *StandByRequest) (*StandByResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StandBy not implemented")
+}
+func (UnimplementedLaunchServiceServer) StandDown(context.Context, *StandDownRequest) (*StandDownResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StandDown not implemented")
 }
 func (UnimplementedLaunchServiceServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
@@ -259,6 +299,42 @@ func _LaunchService_Run_Handler(srv interface{}, stream grpc.ServerStream) error
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LaunchService_RunServer = grpc.BidiStreamingServer[RunRequest, RunResponse]
+
+func _LaunchService_StandBy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandByRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LaunchServiceServer).StandBy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LaunchService_StandBy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LaunchServiceServer).StandBy(ctx, req.(*StandByRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LaunchService_StandDown_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandDownRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LaunchServiceServer).StandDown(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LaunchService_StandDown_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LaunchServiceServer).StandDown(ctx, req.(*StandDownRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _LaunchService_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ConfirmRequest)
@@ -346,6 +422,14 @@ var LaunchService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Start",
 			Handler:    _LaunchService_Start_Handler,
+		},
+		{
+			MethodName: "StandBy",
+			Handler:    _LaunchService_StandBy_Handler,
+		},
+		{
+			MethodName: "StandDown",
+			Handler:    _LaunchService_StandDown_Handler,
 		},
 		{
 			MethodName: "Confirm",

@@ -81,6 +81,7 @@ func run(dir, initPath string, ready starter.Ready) error {
 		lg.Printf("keep inits ready: %v", err) // slower, but it works
 	}
 	m := monitor.New(s, version.String(), lg)
+	defer m.Close()
 	rest.Worked() // starting was
 	go func() {
 		<-m.Done(idle)

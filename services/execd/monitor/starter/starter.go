@@ -55,6 +55,14 @@ func (p *Plan) Encode() (config json.RawMessage, filter []byte, err error) {
 	return config, filter, err
 }
 
+// EncodeCommand is Encode for a container that was built ahead.
+func (p *Plan) EncodeCommand() (config json.RawMessage, filter []byte, err error) {
+	command := p.Container.Command
+	filter, command.Seccomp = command.Seccomp, nil
+	config, err = json.Marshal(&command)
+	return config, filter, err
+}
+
 // Encode splits the plan for a wire.Exec.
 func (p *ExecPlan) Encode() (config json.RawMessage, filter []byte, err error) {
 	text := *p
@@ -214,6 +222,70 @@ func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*moni
 		return nil, err
 	}
 	return process(p, r.group, plan.trace, group), nil
+}
+
+// standing is a container that was built ahead, in an init of the pool.
+type standing struct {
+	*ready
+	used bool
+}
+
+var errNoneWaits = errors.New("no init of the container's shape waits")
+
+// StandBy implements monitor.Launcher.
+func (s *Starter) StandBy(req *wire.Launch, netns *os.File) (monitor.Standing, error) {
+	var plan Plan
+	if err := json.Unmarshal(req.Config, &plan); err != nil {
+		return nil, fmt.Errorf("read launch plan: %w", err)
+	}
+	own, err := s.ownNet(&plan.Container)
+	if err != nil {
+		return nil, explain(fmt.Errorf("open network namespace: %w", err))
+	}
+	if own != nil {
+		defer own.Close()
+		netns = own
+	}
+	r := s.pool.take(&plan)
+	if r == nil {
+		return nil, explain(errNoneWaits)
+	}
+	err = s.pool.limit(r, plan.Resources)
+	if err == nil {
+		err = r.init.Build(context.Background(), &plan.Container, ends(monitor.Files{}, netns))
+	}
+	if err != nil {
+		r.discard()
+		return nil, explain(err)
+	}
+	return &standing{ready: r}, nil
+}
+
+// Start implements monitor.Standing.
+func (s *standing) Start(req *wire.Launch, f monitor.Files) (*monitor.Process, error) {
+	var command libcontainer.Command
+	if err := json.Unmarshal(req.Config, &command); err != nil {
+		return nil, fmt.Errorf("read command: %w", err)
+	}
+	command.Seccomp = req.Filter
+	p, err := s.init.Run(context.Background(), &command, ends(f, nil))
+	if err != nil {
+		return nil, explain(err) // Discard is to follow
+	}
+	s.used = true
+	defer s.group.Close()
+	if err := processCloned.Hit(); err != nil {
+		return nil, err
+	}
+	return process(p, s.group, req.Trace, span{begin: p.Begun}), nil
+}
+
+// Discard implements monitor.Standing.
+func (s *standing) Discard() {
+	if !s.used {
+		s.used = true
+		s.discard()
+	}
 }
 
 // Exec implements monitor.Launcher.

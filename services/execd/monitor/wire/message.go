@@ -17,6 +17,8 @@ type Op string
 const (
 	OpHello      Op = "hello"       // Hello, first message of both sides
 	OpLaunch     Op = "launch"      // Launch → Launched with Held's descriptors
+	OpStandBy    Op = "stand-by"    // Launch: build the container, and start its command when it is launched
+	OpStandDown  Op = "stand-down"  // Target: undo stand-by
 	OpExec       Op = "exec"        // Exec → Launched
 	OpAttach     Op = "attach"      // Attach, with the stream socket
 	OpResize     Op = "resize"      // Resize
@@ -75,6 +77,7 @@ const (
 	CodeNoMemory      = "exhausted"       // processes, memory or descriptors ran out
 	CodeUnsupported   = "unsupported"     // the kernel cannot
 	CodeBusy          = "already-running" // the id runs
+	CodeNotStanding   = "not-standing"    // it was not built ahead, or that was given up; nothing happened
 )
 
 // Hello opens a connection.
@@ -147,6 +150,9 @@ type Launch struct {
 	NetNS bool `json:"netns,omitempty"`
 	// Trace asks for the steps of the start.
 	Trace bool `json:"trace,omitempty"`
+	// Stands says that the container was built ahead (OpStandBy): Config is a
+	// libcontainer.Command.
+	Stands bool `json:"stands,omitempty"`
 }
 
 // Exec starts a further process in a container.

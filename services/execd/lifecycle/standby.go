@@ -1,0 +1,167 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"berth/internal/fault"
+	execv1 "berth/proto/berth/exec/v1"
+	networkv1 "berth/proto/berth/network/v1"
+	"berth/services/execd/container"
+	"berth/services/execd/launch"
+	"berth/services/execd/monitor/wire"
+)
+
+// A container can be built before anybody has asked for it, all but its command: apid has one
+// built of what it keeps at hand for the next `run --rm` of an image. When that run comes and
+// its plan turns out to be the one that was carried out, only the command is left to start.
+// Otherwise what was built is ended, and the container built from scratch.
+//
+// Nobody knows of such a container: it has no record and no name. What it is made of is with the
+// monitor, and ends with it, or after a while by itself.
+
+// standing is a container that was built ahead, as planned.
+type standing struct {
+	plan      *launch.Plan
+	namespace *networkv1.Namespace
+}
+
+// standingTime is after apid has given it up, unless it died.
+const standingTime = 15 * time.Second
+
+// standby are those there are, by id.
+type standby struct {
+	mu  sync.Mutex
+	all map[string]*standing
+}
+
+// StandBy builds a container ahead of the Run of the same id, root file system and network. It
+// reports whether there is one now: what is not usual is built when it is run.
+func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, network *networkv1.AttachResponse) (bool, error) {
+	spec := req.GetSpec()
+	if err := container.CheckID(req.GetId()); err != nil {
+		return false, err
+	}
+	// What is bound from the host is copied as it is: mounts made there later would not be seen.
+	if !spec.GetAutoRemove() || spec.Tty || spec.Init || len(spec.Mounts) > 0 || len(req.GetRootfs().GetVolumes()) > 0 {
+		return false, nil
+	}
+	if private, err := m.Builder.PrivateUsers(spec); private || err != nil {
+		return false, err
+	}
+	if _, err := m.Containers.Find(req.Id); err == nil {
+		return false, fault.FailedPrecondition.Errorf("CONTAINER_EXISTS", "container %s exists already", req.Id)
+	}
+	if err := m.Builder.Check(spec, req.GetRootfs().GetConfig()); err != nil {
+		return false, err
+	}
+	plan, launch, err := m.plan(newInfo(req, ""), Given{Rootfs: req.Rootfs, Network: network}, nil)
+	if err == nil {
+		launch.Config, launch.Filter, err = plan.Start.Encode()
+	}
+	if err == nil {
+		err = m.withNamespace(network.GetNamespace(), func(netns int) error { return m.keeper.StandBy(ctx, launch, netns) })
+	}
+	if err != nil {
+		os.RemoveAll(m.runDir(req.Id))
+		freshen(plan)
+		return false, commandError(err)
+	}
+	m.standby.mu.Lock()
+	defer m.standby.mu.Unlock()
+	if m.standby.all == nil {
+		m.standby.all = make(map[string]*standing)
+	}
+	m.standby.all[req.Id] = &standing{plan, network.GetNamespace()}
+	time.AfterFunc(standingTime, func() {
+		if m.life.Err() == nil {
+			m.StandDown(m.life, req.Id)
+		}
+	})
+	return true, nil
+}
+
+// StandDown ends what StandBy has built. It returns when nothing is left of it.
+func (m *Manager) StandDown(ctx context.Context, id string) error {
+	if m.standby.take(id) == nil {
+		return nil
+	}
+	defer os.RemoveAll(m.runDir(id))
+	return m.keeper.StandDown(ctx, id)
+}
+
+// take gives what was built to its start, or to who ends it.
+func (s *standby) take(id string) *standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := s.all[id]
+	delete(s.all, id)
+	return taken
+}
+
+func (s *standby) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[id] != nil
+}
+
+// suits reports whether a plan differs from the one carried out in its command only.
+func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
+	have, want := s.plan.Start, p.Start
+	command := &want.Container.Command
+	if command.Terminal != nil || command.Init || command.Cwd != have.Container.Command.Cwd {
+		return false
+	}
+	have.Container.Command = *command
+	return maps.EqualFunc(s.plan.Etc, p.Etc, equalText) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
+}
+
+func equalText(a, b []byte) bool { return string(a) == string(b) }
+
+// launchStanding starts the command of a container that was built ahead. Neither answer nor
+// error: it is to be built now.
+func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.Plan, req *wire.Launch, g Given, client *Client) (*wire.Launched, error) {
+	if s == nil {
+		return nil, nil
+	}
+	err := errors.New("the plan differs")
+	if s.suits(plan, g.Network.GetNamespace()) {
+		now := *req
+		now.Stands = true
+		if now.Config, now.Filter, err = plan.Start.EncodeCommand(); err != nil {
+			return nil, err
+		}
+		var got *wire.Launched
+		if got, err = m.ask(ctx, &now, -1, client); err == nil {
+			return got, nil
+		}
+		if w := new(wire.Error); !errors.As(err, &w) || w.Code != wire.CodeNotStanding {
+			return nil, commandError(err)
+		}
+	} else if down := m.keeper.StandDown(ctx, req.ID); down != nil {
+		return nil, down
+	}
+	m.Log.Debug("built ahead in vain", "container", req.ID, "why", err)
+	freshen(s.plan)
+	return nil, nil
+}
+
+// freshen takes away the mark by which an overlay refuses a second mount over an upper directory
+// that it may not have written out ("volatile", Documentation/filesystems/overlayfs.rst): nothing
+// was written by what was built ahead.
+func freshen(p *launch.Plan) {
+	if p == nil || p.Start.Container.Root.Work == "" {
+		return
+	}
+	mark := filepath.Join(p.Start.Container.Root.Work, "work", "incompat", "volatile")
+	os.Remove(mark)
+	os.Remove(filepath.Dir(mark))
+}
