@@ -9,7 +9,7 @@ import (
 
 // version stands first in every message. Launcher and init come from one
 // build; the number catches an installation that mixed two.
-const version = 3
+const version = 4
 
 // Force makes init take the way of older kernels although this one knows a
 // newer. It exists for tests.

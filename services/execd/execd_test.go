@@ -25,6 +25,7 @@ import (
 	"berth/internal/daemon"
 	"berth/internal/fault"
 	"berth/libcontainer/cgroup"
+	"berth/libcontainer/clock"
 	"berth/libcontainer/netns"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
@@ -353,6 +354,7 @@ type result struct {
 	id, name    string
 	out, errOut string
 	exit        *apiv1.ExitStatus
+	steps       []string // of the start
 }
 
 func (r *result) add(o *apiv1.OutputChunk) {
@@ -373,17 +375,23 @@ func (e *engine) run(spec *apiv1.ContainerSpec, stdin []byte) (*result, error) {
 
 func (e *engine) runIn(network *networkv1.AttachResponse, spec *apiv1.ContainerSpec, stdin []byte) (*result, error) {
 	e.tb.Helper()
+	return e.runMade(&execv1.CreateRequest{Id: newID(), Spec: spec, Rootfs: e.rootfs(), CreatedBy: "uid=0"}, network, stdin)
+}
+
+// runMade is runIn of a container whose id and root file system are given.
+func (e *engine) runMade(create *execv1.CreateRequest, network *networkv1.AttachResponse, stdin []byte) (*result, error) {
+	e.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	stream, err := e.launch.Run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id := newID()
+	id := create.Id
 	options := &apiv1.AttachOptions{Stdin: stdin != nil, Stdout: true, Stderr: true}
-	spec.OpenStdin = stdin != nil
+	create.Spec.OpenStdin = stdin != nil
 	open := &execv1.RunRequest_Open{
-		Create: &execv1.CreateRequest{Id: id, Spec: spec, Rootfs: e.rootfs(), CreatedBy: "uid=0"}, Network: network, Attach: options,
+		Create: create, Network: network, Attach: options, Timeline: &execv1.Timeline{Wanted: true, Begun: clock.Now()},
 	}
 	if err := stream.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: open}}); err != nil {
 		return nil, err
@@ -412,6 +420,10 @@ func (e *engine) runIn(network *networkv1.AttachResponse, spec *apiv1.ContainerS
 		switch m := m.Message.(type) {
 		case *execv1.RunResponse_Created:
 			r.name = m.Created.Name
+		case *execv1.RunResponse_Started:
+			for _, s := range m.Started.Trace {
+				r.steps = append(r.steps, s.Name)
+			}
 		case *execv1.RunResponse_Output:
 			r.add(m.Output)
 		case *execv1.RunResponse_Exited:

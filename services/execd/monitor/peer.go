@@ -105,6 +105,7 @@ func (m *Monitor) greet(p *peer) error {
 	if old != nil {
 		old.conn.Close()
 	}
+	go m.Close() // what was built ahead, a new execd does not know
 	for _, c := range all {
 		if err := m.sendState(p, c); err != nil {
 			return err

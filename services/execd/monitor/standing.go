@@ -7,7 +7,7 @@ import (
 )
 
 // standingTime is how long a container that was built ahead waits for its command.
-// Whoever asked for it gives it up long before; this is for one that died meanwhile.
+// Whoever asked for it gives it up long before; this is for one that died and did not come back.
 const standingTime = 30 * time.Second
 
 // standBy builds a container ahead.
