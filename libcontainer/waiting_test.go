@@ -214,7 +214,7 @@ func TestBuilt(t *testing.T) {
 		out.WriteString("from stdin\n")
 		out.Close()
 		c := config(root, "pwd; cat; echo $MORE; ulimit -n; busybox id -u").Command
-		c.Cwd, c.Env, c.User.Spec, c.Rlimits = "/made/for/it", []string{"PATH=/bin", "MORE=more"}, "7", []Rlimit{{unix.RLIMIT_NOFILE, 77, 77}}
+		c.Cwd, c.Env, c.User.Spec, c.Rlimits = "/made/for/it", []string{"PATH=/bin", "MORE=more"}, "7", []Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 77, Hard: 77}}
 		got, err := capture(t, IO{Stdin: in}, func(io IO) (*Process, error) { return w.Run(t.Context(), &c, io) })
 		must(t, err)
 		in.Close()
@@ -234,7 +234,7 @@ func TestBuilt(t *testing.T) {
 		w := build(t)
 		for name, change := range map[string]func(*Command){
 			"another directory": func(c *Command) { c.Cwd = "/" },
-			"a terminal":        func(c *Command) { c.Terminal = &ConsoleSize{24, 80} },
+			"a terminal":        func(c *Command) { c.Terminal = &ConsoleSize{Rows: 24, Cols: 80} },
 			"a resident init":   func(c *Command) { c.Init = true },
 		} {
 			c := usual.Command
