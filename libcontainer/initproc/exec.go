@@ -27,6 +27,9 @@ func startError(name string, err error) error {
 func search(paths []string, argv, envp []*byte) error {
 	closest := error(unix.ENOENT)
 	for _, path := range paths {
+		if len(paths) > 1 && missing(path) {
+			continue
+		}
 		switch err := execve(path, argv, envp); err {
 		case unix.ENOENT, unix.ENOTDIR:
 		case unix.EACCES: // perhaps there is a better one further on
@@ -36,6 +39,13 @@ func search(paths []string, argv, envp []*byte) error {
 		}
 	}
 	return closest
+}
+
+// missing finds out for a third of what an execve of nothing costs. When in doubt execve tells.
+func missing(path string) bool {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return err == unix.ENOENT || err == unix.ENOTDIR
 }
 
 var errNotInPath = errors.New("executable file not found in PATH")
