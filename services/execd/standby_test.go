@@ -200,3 +200,21 @@ func TestStandByRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestStopWhileAContainerStands: execd's own end takes it along, while other containers go on.
+func TestStopWhileAContainerStands(t *testing.T) {
+	e := start(t)
+	id := e.up1(script("sleep 100"))
+	if _, stands := e.standBy(usual("true"), private()); !stands || e.inits() != 1 {
+		t.Fatalf("stands: %t, with %d containers", stands, e.inits())
+	}
+	e.cmd.Process.Signal(syscall.SIGTERM)
+	e.cmd.Wait()
+	if n := e.inits(); n > 0 {
+		t.Errorf("%d containers wait for a command", n)
+	}
+	if left, _ := filepath.Glob(e.dir + "/run/execd/c/*"); len(left) != 1 || filepath.Base(left[0]) != id {
+		t.Errorf("run folders: %v, want that of %s", left, id)
+	}
+	e.up()
+}

@@ -195,7 +195,7 @@ func look(t *testing.T, e *harness.Engine, system apiv1.SystemServiceClient) map
 			KiB:         number(t, dir+"/smaps_rollup", "Anonymous:"),
 		}
 	}
-	v, err := system.Version(t.Context(), new(apiv1.SystemServiceVersionRequest))
+	v, err := system.Info(t.Context(), new(apiv1.SystemServiceInfoRequest))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,6 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 
 // Close leaves containers alone, and the monitor while there are any.
 func (m *Manager) Close() {
+	m.standAllDown()
 	if m.keeper != nil && !m.active() {
 		// What the last containers left must be gone before the monitor can take
 		// the control group away that they were in.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ type standing struct {
 // standingTime is after apid has given it up, unless it died.
 const standingTime = 15 * time.Second
 
-// standby are those there are, by id.
+// standby are those there are, by id; nil is one that is being built.
 type standby struct {
 	mu  sync.Mutex
 	all map[string]*standing
@@ -63,6 +64,7 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	if err := m.Builder.Check(spec, req.GetRootfs().GetConfig()); err != nil {
 		return false, err
 	}
+	m.standby.put(req.Id, nil) // so that nobody takes its folder for a leftover
 	plan, launch, err := m.plan(newInfo(req, ""), Given{Rootfs: req.Rootfs, Network: network}, nil)
 	if err == nil {
 		launch.Config, launch.Filter, err = plan.Start.Encode()
@@ -73,14 +75,10 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	if err != nil {
 		os.RemoveAll(m.runDir(req.Id))
 		freshen(plan)
+		m.standby.take(req.Id)
 		return false, commandError(err)
 	}
-	m.standby.mu.Lock()
-	defer m.standby.mu.Unlock()
-	if m.standby.all == nil {
-		m.standby.all = make(map[string]*standing)
-	}
-	m.standby.all[req.Id] = &standing{plan, network.GetNamespace()}
+	m.standby.put(req.Id, &standing{plan, network.GetNamespace()})
 	time.AfterFunc(standingTime, func() {
 		if m.life.Err() == nil {
 			m.StandDown(m.life, req.Id)
@@ -98,6 +96,29 @@ func (m *Manager) StandDown(ctx context.Context, id string) error {
 	return m.keeper.StandDown(ctx, id)
 }
 
+// standAllDown ends all of them.
+func (m *Manager) standAllDown() {
+	ctx, cancel := context.WithTimeout(context.Background(), retireTime)
+	defer cancel()
+	m.standby.mu.Lock()
+	ids := slices.Collect(maps.Keys(m.standby.all))
+	m.standby.mu.Unlock()
+	for _, id := range ids {
+		if err := m.StandDown(ctx, id); err != nil {
+			m.Log.Warn("end what was built ahead", "container", id, "error", err)
+		}
+	}
+}
+
+func (s *standby) put(id string, one *standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[string]*standing)
+	}
+	s.all[id] = one
+}
+
 // take gives what was built to its start, or to who ends it.
 func (s *standby) take(id string) *standing {
 	s.mu.Lock()
@@ -110,7 +131,8 @@ func (s *standby) take(id string) *standing {
 func (s *standby) has(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.all[id] != nil
+	_, ok := s.all[id]
+	return ok
 }
 
 // suits reports whether a plan differs from the one carried out in its command only.
