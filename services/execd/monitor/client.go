@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -20,7 +19,7 @@ const stallLimit = 10 * time.Second
 
 // client is the far end of an attached stream.
 type client struct {
-	conn    *net.UnixConn
+	conn    *os.File
 	raw     syscall.RawConn
 	streams wire.Streams
 	// patient: the process waits for this client, as it would for a pipe.
@@ -33,16 +32,12 @@ type client struct {
 
 // newClient takes over the stream descriptor f.
 func newClient(f *os.File, streams wire.Streams) (*client, error) {
-	conn, err := wire.StreamConn(f)
+	raw, err := f.SyscallConn()
 	if err != nil {
+		f.Close()
 		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return &client{conn: conn, raw: raw, streams: streams}, nil
+	return &client{conn: f, raw: raw, streams: streams}, nil
 }
 
 func (c *client) wants(k wire.Kind) bool {

@@ -183,14 +183,14 @@ func (s *stdio) connect(io wire.Stdio) (Files, error) {
 	if io.Stdin {
 		s.stdin, f.Stdin, err = pipe(false)
 	} else {
-		f.Stdin, err = os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+		f.Stdin, err = null(unix.O_RDONLY)
 	}
 	if err != nil {
 		return f, err
 	}
 	if io.Discard {
-		if f.Stdout, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
-			f.Stderr, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if f.Stdout, err = null(unix.O_WRONLY); err == nil {
+			f.Stderr, err = null(unix.O_WRONLY)
 		}
 		return f, err
 	}
@@ -204,6 +204,15 @@ func (s *stdio) connect(io wire.Stdio) (Files, error) {
 	}
 	s.outputs = append(s.outputs, output{errs, wire.KindStderr, logfile.Stderr})
 	return f, nil
+}
+
+// null opens /dev/null for a process: without the poller, which os.Open would ask for it.
+func null(mode int) (*os.File, error) {
+	fd, err := unix.Open(os.DevNull, mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
+	}
+	return os.NewFile(uintptr(fd), os.DevNull), nil
 }
 
 // adoptTerminal takes the master over in a form on which goroutines can wait.

@@ -2,10 +2,8 @@ package wire
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"syscall"
 )
@@ -60,7 +58,7 @@ func DecodePosition(b []byte) (Position, error) {
 // Stream is execd's end of a client's stdio. Recv and Send may run at the same
 // time, each in one goroutine.
 type Stream struct {
-	c   *net.UnixConn
+	c   *os.File // a file does what a net.UnixConn does here, and needs no second descriptor
 	out [1 + MaxChunk]byte
 }
 
@@ -77,29 +75,7 @@ func NewStream() (*Stream, *os.File, error) {
 	}
 	// May exceed net.core.wmem_max for root; else the default of some 200 KiB stays.
 	syscall.SetsockoptInt(fds[1], syscall.SOL_SOCKET, syscall.SO_SNDBUFFORCE, streamBuffer)
-	ours := os.NewFile(uintptr(fds[0]), "stream")
-	theirs := os.NewFile(uintptr(fds[1]), "stream")
-	c, err := StreamConn(ours)
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return &Stream{c: c}, theirs, nil
-}
-
-// StreamConn makes a connection of a stream descriptor and closes f.
-func StreamConn(f *os.File) (*net.UnixConn, error) {
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, errors.New("stream is not a unix socket")
-	}
-	return u, nil
+	return &Stream{c: os.NewFile(uintptr(fds[0]), "stream")}, os.NewFile(uintptr(fds[1]), "stream"), nil
 }
 
 // Recv waits for a packet and puts it into buf, which holds at least
