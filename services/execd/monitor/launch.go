@@ -84,7 +84,7 @@ func (m *Monitor) settle(p *peer, proc *process, reply *wire.Message) {
 		reply.Launched.Held, fds = proc.files.list(proc.io)
 	}
 	p.conn.Send(reply, fds...)
-	m.reaper.watch(proc.state.Pid, func(s unix.WaitStatus) { m.ended(proc, exitCode(s), "") })
+	m.reaper.watch(proc.state.Pid, proc.files.pidfd, func(s unix.WaitStatus) { m.ended(proc, exitCode(s), "") })
 }
 
 // reserve makes the id ours, or says that it runs.

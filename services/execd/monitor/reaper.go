@@ -10,35 +10,59 @@ import (
 
 // reaper waits for children. It only ever waits for those it was told of: the
 // launcher waits for helpers of its own.
+//
+// A process descriptor tells of the end by way of the poller, a tenth of a millisecond before the
+// signal has gone from the thread that happens to get it through the runtime's own to ours. So the
+// signal is listened to only once there is a child without one (before Linux 5.3).
 type reaper struct {
 	mu       sync.Mutex
 	children map[int]func(unix.WaitStatus)
 	signals  chan os.Signal
+	listen   sync.Once
 }
 
 func newReaper() *reaper {
-	r := &reaper{children: make(map[int]func(unix.WaitStatus)), signals: make(chan os.Signal, 1)}
+	return &reaper{children: make(map[int]func(unix.WaitStatus)), signals: make(chan os.Signal, 1)}
+}
+
+// watch calls done, in a goroutine of its own, when the child pid has ended. pidfd may be nil.
+func (r *reaper) watch(pid int, pidfd *os.File, done func(unix.WaitStatus)) {
+	r.mu.Lock()
+	r.children[pid] = done
+	r.mu.Unlock()
+	go func() {
+		if pidfd == nil || !r.poll(pid, pidfd) {
+			r.listen.Do(r.listenToSignals)
+			r.try(pid) // it may have ended before
+		}
+	}()
+}
+
+// poll waits for the end of pid and handles it; false if that cannot be done.
+func (r *reaper) poll(pid int, pidfd *os.File) bool {
+	rc, err := pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var handle func()
+	err = rc.Read(func(uintptr) bool {
+		handle = r.take(pid)
+		return handle != nil
+	})
+	if err != nil {
+		return false
+	}
+	handle()
+	return true
+}
+
+func (r *reaper) listenToSignals() {
 	signal.Notify(r.signals, unix.SIGCHLD)
 	go func() {
 		for range r.signals {
 			r.collect()
 		}
 	}()
-	return r
-}
-
-// close stops waiting.
-func (r *reaper) close() {
-	signal.Stop(r.signals)
-	close(r.signals)
-}
-
-// watch calls done, in a goroutine of its own, when the child pid has ended.
-func (r *reaper) watch(pid int, done func(unix.WaitStatus)) {
-	r.mu.Lock()
-	r.children[pid] = done
-	r.mu.Unlock()
-	r.try(pid) // it may have ended before it was in the map
 }
 
 // collect reaps every known child that has ended. One SIGCHLD may stand for
@@ -84,14 +108,24 @@ func (r *reaper) sweep() {
 	}
 }
 
-// try reaps pid if it is one of ours and has ended. The lock is held over the
-// wait, so that a pid that the kernel gives out again meets its new entry.
+// try handles the end of pid in a goroutine of its own, if it is one of ours and has ended.
 func (r *reaper) try(pid int) bool {
+	handle := r.take(pid)
+	if handle == nil {
+		return false
+	}
+	go handle()
+	return true
+}
+
+// take reaps pid if it is one of ours and has ended, and gives what is to be done then. The lock is
+// held over the wait, so that a pid that the kernel gives out again meets its new entry.
+func (r *reaper) take(pid int) (handle func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	done, ok := r.children[pid]
 	if !ok {
-		return false
+		return nil
 	}
 	var status unix.WaitStatus
 	for {
@@ -100,13 +134,12 @@ func (r *reaper) try(pid int) bool {
 			continue
 		}
 		if err != nil || got != pid {
-			return false
+			return nil
 		}
 		break
 	}
 	delete(r.children, pid)
-	go done(status)
-	return true
+	return func() { done(status) }
 }
 
 // exitCode is what a shell would say.
