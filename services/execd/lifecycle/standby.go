@@ -33,6 +33,7 @@ import (
 type standing struct {
 	plan      *launch.Plan
 	namespace *networkv1.Namespace
+	expiry    *time.Timer
 }
 
 // standingTime is after apid has given it up, unless it died.
@@ -78,12 +79,12 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 		m.standby.take(req.Id)
 		return false, commandError(err)
 	}
-	m.standby.put(req.Id, &standing{plan, network.GetNamespace()})
-	time.AfterFunc(standingTime, func() {
+	expiry := time.AfterFunc(standingTime, func() {
 		if m.life.Err() == nil {
 			m.StandDown(m.life, req.Id)
 		}
 	})
+	m.standby.put(req.Id, &standing{plan, network.GetNamespace(), expiry})
 	return true, nil
 }
 
@@ -125,6 +126,9 @@ func (s *standby) take(id string) *standing {
 	defer s.mu.Unlock()
 	taken := s.all[id]
 	delete(s.all, id)
+	if taken != nil {
+		taken.expiry.Stop() // an idle execd is not to wake up for nothing
+	}
 	return taken
 }
 

@@ -18,7 +18,7 @@ type Monitor struct {
 
 	mu         sync.Mutex
 	containers map[string]*process
-	standing   map[string]Standing // built ahead, by id
+	standing   map[string]standing // built ahead, by id
 	peer       *peer
 	changed    chan struct{} // someone came or went: look whether to end
 	quit       chan struct{}
@@ -33,7 +33,7 @@ func New(l Launcher, build string, lg *log.Logger) *Monitor {
 		build:      build,
 		reaper:     newReaper(),
 		containers: make(map[string]*process),
-		standing:   make(map[string]Standing),
+		standing:   make(map[string]standing),
 		changed:    make(chan struct{}, 1),
 		quit:       make(chan struct{}),
 	}

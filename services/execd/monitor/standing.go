@@ -20,29 +20,28 @@ func (m *Monitor) standBy(req *wire.Launch, fds []int) error {
 		return err
 	}
 	m.mu.Lock()
-	m.standing[req.ID] = s
-	m.mu.Unlock()
-	time.AfterFunc(standingTime, func() {
-		m.mu.Lock()
-		late := m.standing[req.ID] == s
-		if late {
-			delete(m.standing, req.ID)
-		}
-		m.mu.Unlock()
-		if late {
-			s.Discard()
-		}
-	})
+	defer m.mu.Unlock()
+	m.standing[req.ID] = standing{s, time.AfterFunc(standingTime, func() { m.standDown(req.ID) })}
 	return nil
+}
+
+// standing is a container that was built ahead, until it expires.
+type standing struct {
+	Standing
+	expiry *time.Timer
 }
 
 // takeStanding gives a container that was built ahead to its launch; nil: there is none.
 func (m *Monitor) takeStanding(id string) Standing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.standing[id]
+	s, ok := m.standing[id]
+	if !ok {
+		return nil
+	}
+	s.expiry.Stop() // an idle monitor is not to wake up for nothing
 	delete(m.standing, id)
-	return s
+	return s.Standing
 }
 
 // standDown returns when nothing of a container that was built ahead is left.
@@ -56,9 +55,10 @@ func (m *Monitor) standDown(id string) {
 func (m *Monitor) Close() {
 	m.mu.Lock()
 	all := m.standing
-	m.standing = make(map[string]Standing)
+	m.standing = make(map[string]standing)
 	m.mu.Unlock()
 	for _, s := range all {
+		s.expiry.Stop()
 		s.Discard()
 	}
 }
