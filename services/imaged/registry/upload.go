@@ -10,6 +10,12 @@ import (
 	"time"
 
 	"berth/internal/fault"
+	"berth/internal/faultpoint"
+)
+
+var (
+	uploadBegun = faultpoint.Declare("imaged.upload-begun", "a registry has begun an upload, nothing of the blob is sent")
+	uploadSent  = faultpoint.Declare("imaged.upload-sent", "a registry has the whole blob, which the store does not know")
 )
 
 const (
@@ -54,7 +60,13 @@ func (u *upload) push(ctx context.Context, mountFrom string) (skipped bool, err 
 		u.certain = true
 		u.hold.keep(u.session)
 	}
-	return false, u.run(ctx)
+	if err := uploadBegun.Hit(); err != nil {
+		return false, err
+	}
+	if err := u.run(ctx); err != nil {
+		return false, err
+	}
+	return false, uploadSent.Hit()
 }
 
 // run sends everything. What breaks off is taken up again as long as the registry gets more of it.
