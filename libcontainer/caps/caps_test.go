@@ -224,3 +224,66 @@ func TestDropToNothing(t *testing.T) {
 		t.Errorf("way back: %v, want a step that fails with EPERM", err)
 	}
 }
+
+func TestReduce(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	keep := Of(unix.CAP_CHOWN, unix.CAP_MKNOD)
+	if err := Reduce(keep); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkThreads(0, 0, groups(t), ForContainer(keep, true)); err != nil {
+		t.Error(err)
+	}
+	if err := Reduce(keep); err != nil {
+		t.Errorf("again, without privilege: %v", err)
+	}
+	if err := Reduce(Of(unix.CAP_SYS_ADMIN)); !errors.Is(err, unix.EPERM) {
+		t.Errorf("keep what it has not: %v", err)
+	}
+}
+
+func groups(t *testing.T) []int {
+	t.Helper()
+	g, err := os.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestSetAside: what was set aside is there on one thread for the time of a call,
+// and can be handed to a child.
+func TestSetAside(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	aside := Of(unix.CAP_MKNOD, unix.CAP_SETFCAP)
+	before, err := Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SetAside(aside); err != nil {
+		t.Fatal(err)
+	}
+	want := before
+	want.Effective &^= aside
+	if err := checkThreads(0, 0, groups(t), want); err != nil {
+		t.Error(err)
+	}
+	device := t.TempDir() + "/null"
+	mknod := func() error { return unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) }
+	if err := mknod(); !errors.Is(err, unix.EPERM) {
+		t.Errorf("made a device without the capability: %v", err)
+	}
+	if err := With(Of(unix.CAP_MKNOD), mknod); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+	if err := checkThreads(0, 0, groups(t), want); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if err := With(0, func() error { return unix.EBADF }); err != unix.EBADF {
+		t.Errorf("its error is %v", err)
+	}
+}

@@ -13,6 +13,10 @@
 //     the setup process of a container, which is about to execve.
 //   - [DropTo] changes every thread of the process, and checks afterwards that
 //     it did. It is for daemons, which go on running Go code on all threads.
+//     [Reduce] is the same for a process whose user is right already.
+//
+// What a daemon holds only to hand it on, or for a few calls, is kept out of
+// reach of all others by [SetAside] and [With].
 //
 // The package holds no state and links neither fmt nor os.
 package caps

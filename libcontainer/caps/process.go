@@ -1,9 +1,11 @@
 package caps
 
 import (
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -148,4 +150,79 @@ func readFile(path string) (string, error) {
 		}
 		text = append(text, buf[:n]...)
 	}
+}
+
+// Reduce leaves every thread of the process exactly the capabilities in keep,
+// effective and permitted; inheritable and ambient sets are emptied. The
+// bounding set follows where CAP_SETPCAP allows that; without, it says nothing
+// any more to a process that cannot gain privileges (no_new_privs). User and
+// groups stay.
+func Reduce(keep Set) error {
+	have, err := Current()
+	if err != nil {
+		return err
+	}
+	if missing := keep &^ have.Permitted; missing != 0 {
+		return step("keep "+missing.String(), unix.EPERM)
+	}
+	if have.Effective.Has(unix.CAP_SETPCAP) {
+		for _, c := range (have.Bounding &^ keep).List() {
+			if err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); err != nil {
+				return step("drop "+c.String()+" from the bounding set", err)
+			}
+		}
+	}
+	// Ambient capabilities vanish with inheritable ones (capabilities(7)).
+	return set(allThreads, Sets{Effective: keep, Permitted: keep})
+}
+
+// SetAside takes the capabilities s out of the effective set of every thread.
+// They stay permitted: a child can be given them as ambient ones, and [With]
+// brings them back for the time of a call.
+func SetAside(s Set) error {
+	have, err := Current()
+	if err != nil {
+		return err
+	}
+	have.Effective &^= s
+	return set(allThreads, have)
+}
+
+// With calls f on a thread that has the capabilities s effective, of those that
+// are permitted. What f starts in other goroutines has not.
+func With(s Set, f func() error) error {
+	have, err := Current()
+	if err != nil {
+		return err
+	}
+	if s&have.Permitted&^have.Effective == 0 {
+		return f()
+	}
+	runtime.LockOSThread()
+	raised, err := Current() // of this thread
+	if err != nil {
+		return err
+	}
+	before := raised
+	raised.Effective |= s & raised.Permitted
+	if err := set(thisThread, raised); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer func() {
+		if set(thisThread, before) == nil { // else the thread ends with its goroutine
+			runtime.UnlockOSThread()
+		}
+	}()
+	return f()
+}
+
+// set gives one thread or all the sets that capset(2) knows.
+func set(call caller, s Sets) error {
+	data := s.data()
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	err := call(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(data)), 0)
+	runtime.KeepAlive(header)
+	runtime.KeepAlive(data)
+	return step("set capabilities", err)
 }
