@@ -35,6 +35,7 @@ build: ## build all programs into bin/
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/apid ./services/imaged ./services/netd ./services/execd
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/berth-monitor ./services/execd/cmd/berth-monitor
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth-unpack ./services/imaged/cmd/berth-unpack
 	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init
 
 .PHONY: demo

@@ -15,6 +15,7 @@ import (
 	"berth/internal/config"
 	"berth/internal/faultpoint"
 	"berth/services/imaged/diskuse"
+	"berth/services/imaged/worker/workertest"
 )
 
 // collectIn is set in a child of TestF01KilledWhileCollecting: the state directory in which it collects.
@@ -99,7 +100,7 @@ func killedCollecting(t *testing.T, dir, why, point string, skip int) bool {
 
 func collectingServer(t *testing.T, dir string) *server {
 	t.Helper()
-	s, err := open(dir, config.Default().Imaged, hclog.NewNullLogger())
+	s, err := open(dir, workertest.Workers(t).Path, config.Default().Imaged, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"berth/internal/config"
 	apiv1 "berth/proto/berth/api/v1"
 	"berth/services/imaged/diskuse"
+	"berth/services/imaged/worker/workertest"
 )
 
 // TestCollector: nothing goes unless the configuration asks for it; then by age,
@@ -24,7 +25,7 @@ func TestCollector(t *testing.T) {
 	if c.CollectAge != 0 || c.CollectAbove != 0 {
 		t.Error("collecting is on by default")
 	}
-	s, err := open(r.dir, c, hclog.NewNullLogger())
+	s, err := open(r.dir, workertest.Workers(t).Path, c, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,7 @@ import (
 	"berth/services/imaged/trash"
 	"berth/services/imaged/unpack"
 	"berth/services/imaged/volumes"
+	"berth/services/imaged/worker"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -49,7 +50,7 @@ func main() {
 	daemon.Main(daemon.Spec{
 		Name:    "imaged",
 		User:    account.Imaged,
-		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD"},
+		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD", "SYS_CHROOT"},
 		Sockets: []daemon.Socket{{Name: daemon.ImagedSocket}},
 		// The state directory is 0700: layers hold set-user-id programs that
 		// nobody on the host may reach. Who mounts them is root.
@@ -58,7 +59,11 @@ func main() {
 }
 
 func run(ctx context.Context, env *daemon.Env) error {
-	s, err := open(env.StateDir, env.Config.Imaged, env.Log)
+	program, err := worker.Find()
+	if err != nil {
+		return err
+	}
+	s, err := open(env.StateDir, program, env.Config.Imaged, env.Log)
 	if err != nil {
 		return err
 	}
@@ -109,7 +114,8 @@ var timeouts = map[string]time.Duration{
 
 // open opens everything that imaged keeps in dir, in the order in which the
 // parts need one another. What a crash left half-done is swept on the way.
-func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) {
+// program unpacks layers.
+func open(dir, program string, c config.Imaged, log hclog.Logger) (_ *server, err error) {
 	s := &server{log: log, events: events.New("imaged")}
 	defer func() {
 		if err != nil {
@@ -147,11 +153,11 @@ func open(dir string, c config.Imaged, log hclog.Logger) (_ *server, err error) 
 	options := registryOptions(c, log.Named("registry"))
 	options.Uploads = s.journal
 	s.registry = registry.New(options)
-	return s, s.connect(c)
+	return s, s.connect(c, program)
 }
 
 // connect makes the parts that act on what open opened.
-func (s *server) connect(c config.Imaged) error {
+func (s *server) connect(c config.Imaged, program string) error {
 	unpacks := c.ParallelUnpacks
 	if unpacks == 0 {
 		unpacks = runtime.NumCPU()
@@ -162,21 +168,22 @@ func (s *server) connect(c config.Imaged) error {
 	if files.Bytes > 0 {
 		stream.Bytes = files.Bytes + files.Bytes/4 + 1<<20
 	}
+	workers := &worker.Workers{Path: program, Files: files, Inflate: stream, Log: s.log.Named("unpack")}
 	s.puller = pull.New(pull.Config{
 		Registry: s.registry, Store: s.store, Driver: s.driver, Images: s.images,
-		Downloads: c.ParallelDownloads, Unpacks: unpacks, Unpack: files, Inflate: stream,
+		Downloads: c.ParallelDownloads, Unpacks: unpacks, Workers: workers,
 	})
 	s.pusher = &push.Pusher{Registry: s.registry, Store: s.store, Images: s.images, Uploads: c.ParallelDownloads}
 	s.loader = archive.NewLoader(archive.LoaderConfig{
-		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Unpack: files, Inflate: stream,
+		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Workers: workers,
 	})
 	s.saver = &archive.Saver{Store: s.store, Images: s.images}
 	s.remote = &remote.Remote{Registry: s.registry, Copies: c.ParallelDownloads}
-	s.checker = &check.Checker{Store: s.store, Driver: s.driver, Images: s.images, Registry: s.registry, Unpack: files, Inflate: stream}
-	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Unpack: files, Inflate: stream}
+	s.checker = &check.Checker{Store: s.store, Driver: s.driver, Images: s.images, Registry: s.registry, Workers: workers}
+	s.importer = &importer.Importer{Store: s.store, Driver: s.driver, Images: s.images, Workers: workers}
 	return s.hosted.Connect(hosted.Config{
 		Name:  servedName(c.Serve),
-		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Unpack: files, Inflate: stream,
+		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Workers: workers,
 		Log: s.log.Named("hosted"),
 	})
 }

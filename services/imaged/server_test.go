@@ -28,6 +28,7 @@ import (
 	imagev1 "berth/proto/berth/image/v1"
 	"berth/services/imaged/importer"
 	"berth/services/imaged/rootfs"
+	"berth/services/imaged/worker/workertest"
 )
 
 // rig is imaged over its socket.
@@ -40,6 +41,8 @@ type rig struct {
 	store   imagev1.StoreServiceClient
 	stop    func()
 }
+
+func TestMain(m *testing.M) { os.Exit(workertest.Main(m)) }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
@@ -54,7 +57,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) start() {
 	r.Helper()
-	s, err := open(r.dir, config.Default().Imaged, hclog.NewNullLogger())
+	s, err := open(r.dir, workertest.Workers(r).Path, config.Default().Imaged, hclog.NewNullLogger())
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -403,7 +406,7 @@ func TestAsImaged(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
 		AmbientCaps: []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER,
-			unix.CAP_FSETID, unix.CAP_SETFCAP, unix.CAP_MKNOD},
+			unix.CAP_FSETID, unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_SYS_CHROOT},
 	}
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestImportPrepareRelease")) {
 		t.Errorf("%v\n%s", err, out)
@@ -412,7 +415,7 @@ func TestAsImaged(t *testing.T) {
 
 // BenchmarkPrepareRelease is the part of imaged in starting a container.
 func BenchmarkPrepareRelease(b *testing.B) {
-	s, err := open(b.TempDir(), config.Default().Imaged, hclog.NewNullLogger())
+	s, err := open(b.TempDir(), workertest.Workers(b).Path, config.Default().Imaged, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}

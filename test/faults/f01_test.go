@@ -26,6 +26,7 @@ var reach = map[string][]string{
 	"imaged.blob-staged":     {"pull", "import", "load", "commit"},
 	"imaged.blob-verified":   {"pull", "import", "load", "commit"},
 	"imaged.blob-renamed":    {"pull", "import", "load", "commit"},
+	"imaged.unpack-started":  {"pull", "import", "load", "commit"},
 	"imaged.layer-unpacked":  {"pull", "import", "load", "commit"},
 	"imaged.layer-synced":    {"pull", "import", "load", "commit"},
 	"imaged.layer-committed": {"pull", "import", "load", "commit"},

@@ -102,7 +102,7 @@ func TestS02HostBinaries(t *testing.T) {
 func hashes(t *testing.T) string {
 	t.Helper()
 	var all string
-	for _, n := range []string{"berth", "apid", "imaged", "netd", "execd", "berth-monitor", "berth-init"} {
+	for _, n := range []string{"berth", "apid", "imaged", "netd", "execd", "berth-monitor", "berth-init", "berth-unpack"} {
 		b, err := os.ReadFile(harness.Bin(t, n))
 		if err != nil {
 			t.Fatal(err)

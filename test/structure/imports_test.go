@@ -149,7 +149,7 @@ func TestSmallPrograms(t *testing.T) {
 			programs = append(programs, p.path())
 		}
 	}
-	for _, must := range []string{"libcontainer/cmd/berth-init", "services/execd/cmd/berth-monitor"} {
+	for _, must := range []string{"libcontainer/cmd/berth-init", "services/execd/cmd/berth-monitor", "services/imaged/cmd/berth-unpack"} {
 		if !slices.Contains(programs, must) {
 			t.Errorf("%s is not among the programs found: %v", must, programs)
 		}

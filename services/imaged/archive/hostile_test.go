@@ -229,7 +229,7 @@ func TestS13CompressedBomb(t *testing.T) {
 		return io.MultiReader(&head, io.LimitReader(zeroReader{}, min(size, 256<<20)))
 	}
 	r := newRig(t)
-	r.loader.Inflate = inflate.Limits{Bytes: 128 << 20, Grace: 1 << 20, Ratio: 100}
+	r.loader.Workers.Inflate = inflate.Limits{Bytes: 128 << 20, Grace: 1 << 20, Ratio: 100}
 	for name, archive := range map[string]io.Reader{
 		"ratio":         gzipped(zeros(100 << 20)),
 		"announced":     zeros(1 << 40),

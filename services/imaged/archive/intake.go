@@ -61,7 +61,7 @@ const (
 
 // read takes in the whole stream r.
 func (in *intake) read(ctx context.Context, r io.Reader) (err error) {
-	limits := in.Inflate
+	limits := in.Workers.Inflate
 	limits.Bytes = 1 << 50 // of all layers together: the disk is the limit, and what they expand to
 	z, err := inflate.NewReader(r, limits)
 	if err != nil {
@@ -189,7 +189,7 @@ func (in *intake) file(ctx context.Context, name string, e *entry, body io.Reade
 	}
 	switch {
 	case isLayer(head):
-		if limit := in.Inflate.Largest(); e.size > limit {
+		if limit := in.Workers.Inflate.Largest(); e.size > limit {
 			return refused("layer %.100q has more than %d bytes", name, limit)
 		}
 		e.kind, e.form = layer, inflate.KindOf(head)

@@ -8,10 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/pull"
 	"berth/services/imaged/store"
 
 	"github.com/opencontainers/go-digest"
@@ -146,18 +144,13 @@ func (in *intake) feed(ctx context.Context, label string, size int64, body io.Re
 }
 
 // unpackAndCommit makes a layer of a spooled blob: unpack, sync, rename, record.
-func (in *intake) unpackAndCommit(ctx context.Context, spool *store.Spool) (_ digest.Digest, err error) {
-	defer func() { // the archive comes from strangers: a bug in a parser must not end the daemon
-		if v := recover(); v != nil {
-			err = fault.Internal.Errorf("PANIC", "unpack: %v", v)
-		}
-	}()
+func (in *intake) unpackAndCommit(ctx context.Context, spool *store.Spool) (digest.Digest, error) {
 	select {
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	case in.unpacks <- struct{}{}:
 	}
-	staged, diffID, err := pull.Unpack(ctx, in.Driver, spool.Reader(), in.Inflate, in.Unpack)
+	staged, diffID, err := in.Workers.Unpack(ctx, in.Driver, spool.Reader())
 	<-in.unpacks
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {

@@ -9,10 +9,9 @@ import (
 	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -25,8 +24,7 @@ type LoaderConfig struct {
 	Driver  graph.Driver
 	Images  *images.Images
 	Unpacks int // layers unpacked at once, over all loads
-	Unpack  unpack.Limits
-	Inflate inflate.Limits
+	Workers *worker.Workers
 }
 
 // Loader loads archives. Its methods may be called from any goroutine.

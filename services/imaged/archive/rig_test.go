@@ -17,7 +17,7 @@ import (
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker/workertest"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/klauspost/compress/gzip"
@@ -25,6 +25,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+func TestMain(m *testing.M) { os.Exit(workertest.Main(m)) }
 
 // rig is imaged's store with a loader and a saver.
 type rig struct {
@@ -66,7 +68,9 @@ func (r *rig) open() {
 	check(err)
 	r.images, err = images.Open(j, s, r.driver, hclog.NewNullLogger())
 	check(err)
-	r.loader = NewLoader(LoaderConfig{Store: s, Driver: r.driver, Images: r.images, Unpacks: 2, Unpack: unpack.Limits{Bytes: 64 << 20}})
+	workers := workertest.Workers(r)
+	workers.Files.Bytes = 64 << 20
+	r.loader = NewLoader(LoaderConfig{Store: s, Driver: r.driver, Images: r.images, Unpacks: 2, Workers: workers})
 	r.saver = &Saver{Store: s, Images: r.images}
 	r.close = func() {
 		j.Close()

@@ -14,12 +14,11 @@ import (
 	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/pull"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -32,8 +31,7 @@ type Checker struct {
 	Driver   graph.Driver
 	Images   *images.Images
 	Registry pull.Registry
-	Unpack   unpack.Limits
-	Inflate  inflate.Limits
+	Workers  *worker.Workers
 }
 
 // Request says what to check.
@@ -309,7 +307,7 @@ func (w *work) unpack(l images.Layer) (graph.Staged, error) {
 		return nil, err
 	}
 	defer blob.Close()
-	staged, diffID, err := pull.Unpack(w.ctx, w.Driver, blob, w.Inflate, w.Checker.Unpack)
+	staged, diffID, err := w.Workers.Unpack(w.ctx, w.Driver, blob)
 	if err != nil {
 		return nil, err
 	}

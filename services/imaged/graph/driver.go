@@ -8,6 +8,7 @@ package graph
 import (
 	"context"
 	"io"
+	"os"
 
 	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/unpack"
@@ -25,8 +26,9 @@ import (
 //
 // Layers are independent of one another: Stage neither needs nor looks at the
 // layers that will be below, so that all layers of an image unpack at once.
-// Stage consumes an uncompressed tar stream; between it and Commit the caller
-// decides whether what was read is what it wanted, by its digest. Until Commit
+// Who reads the archive and makes the layer of it is not the driver but the
+// caller's [Maker], mostly in a process of its own; between Stage and Commit the
+// caller decides whether what was read is what it wanted, by its digest. Until Commit
 // nobody sees the layer, and New removes what an earlier process left in that
 // state.
 //
@@ -51,9 +53,8 @@ type Driver interface {
 	// path, since drivers do not understand each other's layers.
 	Name() string
 
-	// Stage unpacks a layer. It reads tar up to the end-of-archive mark, in
-	// pieces of down to 512 bytes, so reading a little should cost little.
-	Stage(ctx context.Context, tar io.Reader, limits unpack.Limits) (Staged, error)
+	// Stage makes a directory, has a layer made in it, and gives that.
+	Stage(ctx context.Context, make Maker) (Staged, error)
 
 	// Layers are the names of all committed layers.
 	Layers() ([]string, error)
@@ -78,6 +79,11 @@ type Driver interface {
 	// in use, as its container sees it.
 	WriteTree(ctx context.Context, w io.Writer, dir string, layers []Layer) error
 }
+
+// Maker makes a layer in dir, which is empty and open for reading: with o, in
+// which the driver has said what it wants made, and the limits are the Maker's.
+// After an error the content of dir is of no use. The driver closes dir.
+type Maker func(ctx context.Context, dir *os.File, o unpack.Options) (unpack.Result, error)
 
 // Differ is a driver that can tell what a container changed without comparing
 // whole trees.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -133,8 +132,8 @@ func (l *LayerDir) Paths(layers []Layer) (all []string) {
 	return all
 }
 
-// Stage unpacks a layer.
-func (l *LayerDir) Stage(ctx context.Context, tar io.Reader, limits unpack.Limits) (Staged, error) {
+// Stage has a layer unpacked.
+func (l *LayerDir) Stage(ctx context.Context, make Maker) (Staged, error) {
 	l.mu.Lock()
 	name := layerName(l.next)
 	l.next++
@@ -146,7 +145,7 @@ func (l *LayerDir) Stage(ctx context.Context, tar io.Reader, limits unpack.Limit
 	if err := os.Mkdir(s.path, 0o755); err != nil {
 		return nil, err
 	}
-	if err := s.unpack(ctx, tar, limits); err != nil {
+	if err := s.unpack(ctx, make); err != nil {
 		s.Discard()
 		return nil, err
 	}
@@ -161,7 +160,7 @@ type stagedDir struct {
 	layer  Layer
 }
 
-func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Limits) (err error) {
+func (s *stagedDir) unpack(ctx context.Context, make Maker) (err error) {
 	if s.dir, err = os.Open(s.path); err != nil {
 		return err
 	}
@@ -170,7 +169,7 @@ func (s *stagedDir) unpack(ctx context.Context, tar io.Reader, limits unpack.Lim
 		return err
 	}
 	defer end()
-	result, err := unpack.Extract(ctx, s.dir, tar, unpack.Options{Whiteouts: s.layers.whiteouts, Limits: limits})
+	result, err := make(ctx, s.dir, unpack.Options{Whiteouts: s.layers.whiteouts})
 	if err != nil {
 		return err
 	}

@@ -28,9 +28,8 @@ import (
 	"berth/services/imaged/gate"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
@@ -71,8 +70,7 @@ type Config struct {
 	Driver  graph.Driver
 	Images  *images.Images
 	Unpacks int // layers unpacked at once
-	Unpack  unpack.Limits
-	Inflate inflate.Limits
+	Workers *worker.Workers
 	Log     hclog.Logger
 }
 

@@ -7,7 +7,6 @@ import (
 	"berth/internal/rest"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
-	"berth/services/imaged/pull"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -79,7 +78,7 @@ func (h *Hosted) layer(ctx context.Context, lease *images.Lease, d digest.Digest
 		return "", err
 	}
 	defer blob.Close()
-	staged, diffID, err := pull.Unpack(ctx, h.Driver, blob, h.Inflate, h.Unpack)
+	staged, diffID, err := h.Workers.Unpack(ctx, h.Driver, blob)
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"berth/internal/journal"
+	"berth/services/imaged/graph/graphtest"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/store"
@@ -142,7 +143,7 @@ func (r *rig) addLayer(l *Lease, d digest.Digest, b []byte) {
 	defer blob.Discard()
 	_, err = blob.Write(b)
 	r.check(err)
-	staged, err := r.driver.Stage(context.Background(), bytes.NewReader(b), unpack.Limits{})
+	staged, err := r.driver.Stage(context.Background(), graphtest.Make(b))
 	r.check(err)
 	defer staged.Discard()
 	r.check(blob.Verify())

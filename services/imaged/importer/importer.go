@@ -16,9 +16,8 @@ import (
 	"berth/services/imaged/images"
 	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
-	"berth/services/imaged/pull"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
 	"github.com/klauspost/compress/gzip"
@@ -31,8 +30,7 @@ type Importer struct {
 	Store   *store.Store
 	Driver  graph.Driver
 	Images  *images.Images
-	Unpack  unpack.Limits
-	Inflate inflate.Limits
+	Workers *worker.Workers
 }
 
 // Request says what to make of an archive.
@@ -99,7 +97,7 @@ func (im *Importer) layer(ctx context.Context, r Request, lease *images.Lease) (
 	gate := &gate{w: out}
 	defer gate.shut() // after a failure the archive may still be being read
 	tee := io.TeeReader(in, gate)
-	staged, diffID, err := pull.Unpack(ctx, im.Driver, tee, im.Inflate, im.Unpack)
+	staged, diffID, err := im.Workers.Unpack(ctx, im.Driver, tee)
 	if err != nil {
 		return ocispec.Descriptor{}, "", fmt.Errorf("import: %w", err)
 	}

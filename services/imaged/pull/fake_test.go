@@ -24,6 +24,7 @@ import (
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
+	"berth/services/imaged/worker/workertest"
 
 	"github.com/distribution/reference"
 	"github.com/hashicorp/go-hclog"
@@ -32,6 +33,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+func TestMain(m *testing.M) { os.Exit(workertest.Main(m)) }
 
 // fakeRegistry is a registry in memory that can be made to misbehave.
 type fakeRegistry struct {
@@ -289,7 +292,7 @@ func (r *rig) open() {
 	check(err)
 	r.images, err = images.Open(r.journal, r.store, r.driver, hclog.NewNullLogger())
 	check(err)
-	r.puller = New(Config{Registry: r.registry, Store: r.store, Driver: r.driver, Images: r.images, Downloads: 8, Unpacks: 2})
+	r.puller = New(Config{Registry: r.registry, Store: r.store, Driver: r.driver, Images: r.images, Downloads: 8, Unpacks: 2, Workers: workertest.Workers(r)})
 }
 
 func (r *rig) close() {

@@ -2,7 +2,6 @@ package pull
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,10 +14,8 @@ import (
 	"berth/services/imaged/gate"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -275,49 +272,14 @@ type unpackedLayer struct {
 	err    error
 }
 
-// unpack inflates, hashes and unpacks the compressed stream r.
+// unpack has the compressed stream r inflated, hashed and unpacked.
 func (p *Puller) unpack(ctx context.Context, r io.Reader) (u unpackedLayer) {
-	defer func() {
-		if v := recover(); v != nil {
-			u.err = fault.Internal.Errorf("PANIC", "unpack: %v", v)
-		}
-	}()
 	if err := p.fetches.unpacks.Enter(ctx); err != nil {
 		return unpackedLayer{err: err}
 	}
 	defer p.fetches.unpacks.Leave()
-	u.staged, u.diffID, u.err = Unpack(ctx, p.Driver, r, p.Config.Inflate, p.Config.Unpack)
+	u.staged, u.diffID, u.err = p.Workers.Unpack(ctx, p.Driver, r)
 	return u
-}
-
-// Unpack stages the layer whose archive r is, compressed or not, and gives the
-// digest of the uncompressed archive. It reads r to the end.
-func Unpack(ctx context.Context, d graph.Driver, r io.Reader, il inflate.Limits, ul unpack.Limits) (graph.Staged, digest.Digest, error) {
-	z, err := inflate.NewReader(r, il)
-	if err != nil {
-		return nil, "", blame(err)
-	}
-	h := sha256.New()
-	// Inflating and hashing are one processor's work, unpacking another's.
-	ahead := readAhead(io.TeeReader(z, h), z.Close)
-	defer ahead.Close()
-	staged, err := d.Stage(ctx, ahead, ul)
-	if err != nil {
-		return nil, "", blame(err)
-	}
-	if _, err := io.Copy(io.Discard, ahead); err != nil { // the digest covers what is behind the end mark
-		staged.Discard()
-		return nil, "", blame(err)
-	}
-	return staged, digest.NewDigest(digest.SHA256, h), nil
-}
-
-// blame gives errors that the archive is to blame for their kind.
-func blame(err error) error {
-	if errors.Is(err, unpack.ErrRefused) || errors.Is(err, inflate.ErrRefused) {
-		return fault.DataLoss.Errorf("BAD_LAYER", "%w", err)
-	}
-	return err
 }
 
 const (

@@ -23,11 +23,10 @@ import (
 	"berth/services/imaged/gate"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
-	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -56,8 +55,7 @@ type Config struct {
 
 	Downloads int // blobs downloaded at once, over all pulls, to begin with
 	Unpacks   int // layers unpacked at once, over all pulls, to begin with
-	Unpack    unpack.Limits
-	Inflate   inflate.Limits
+	Workers   *worker.Workers
 }
 
 // Puller pulls images. Its methods may be called from any goroutine.

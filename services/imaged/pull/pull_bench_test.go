@@ -12,6 +12,7 @@ import (
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
+	"berth/services/imaged/worker/workertest"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -50,7 +51,7 @@ func BenchmarkPull(b *testing.B) {
 		check(err)
 		all, err := images.Open(j, s, driver, hclog.NewNullLogger())
 		check(err)
-		p := New(Config{Registry: client, Store: s, Driver: driver, Images: all, Downloads: 8, Unpacks: 2})
+		p := New(Config{Registry: client, Store: s, Driver: driver, Images: all, Downloads: 8, Unpacks: 2, Workers: workertest.Workers(b)})
 		b.StartTimer()
 		r, err := p.Pull(context.Background(), Request{Name: parse(name)})
 		b.StopTimer()

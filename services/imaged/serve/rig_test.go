@@ -17,6 +17,7 @@ import (
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
 	"berth/services/imaged/unpack"
+	"berth/services/imaged/worker/workertest"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
@@ -28,6 +29,8 @@ const (
 	pusher, puller = "ada", "bob"
 	password       = "correct horse"
 )
+
+func TestMain(m *testing.M) { os.Exit(workertest.Main(m)) }
 
 // rig is a store that is served on a free port of the loopback.
 type rig struct {
@@ -91,9 +94,11 @@ func (r *rig) open() {
 	r.check(err)
 	r.images, err = images.Open(j, r.store, driver, hclog.NewNullLogger(), r.hosted.Kept()...)
 	r.check(err)
+	workers := workertest.Workers(r)
+	workers.Files = unpack.Limits{Bytes: 64 << 20, Entries: 1000}
 	r.check(r.hosted.Connect(hosted.Config{
 		Name: "localhost:5000", Store: r.store, Driver: driver, Images: r.images, Unpacks: 2,
-		Unpack: unpack.Limits{Bytes: 64 << 20, Entries: 1000}, Log: hclog.NewNullLogger(),
+		Workers: workers, Log: hclog.NewNullLogger(),
 	}))
 	c := r.config
 	if c.Listen == "" {

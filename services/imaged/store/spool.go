@@ -59,15 +59,16 @@ func (s *Spool) End(err error) {
 func (s *Spool) Free() { s.file.Close() }
 
 // Reader reads from the start, waiting for what is not there yet.
-func (s *Spool) Reader() io.Reader { return &spoolReader{s: s} }
+func (s *Spool) Reader() *SpoolReader { return &SpoolReader{s: s} }
 
-type spoolReader struct {
+// SpoolReader reads a spool.
+type SpoolReader struct {
 	s   *Spool
 	off int64
 }
 
-func (r *spoolReader) Read(p []byte) (int, error) {
-	have, err := r.s.wait(r.off)
+func (r *SpoolReader) Read(p []byte) (int, error) {
+	have, err := r.Wait(r.off)
 	if err != nil {
 		return 0, err
 	}
@@ -79,8 +80,13 @@ func (r *spoolReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// wait blocks until there is more than off and gives the size, or until the
-// end.
+// File is the file that is read, for somebody else to do it; Free closes it.
+func (r *SpoolReader) File() *os.File { return r.s.file }
+
+// Wait blocks until there is more than off and gives the size, or until the
+// end, which is io.EOF or what End was given.
+func (r *SpoolReader) Wait(off int64) (int64, error) { return r.s.wait(off) }
+
 func (s *Spool) wait(off int64) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,7 +39,8 @@ type Limits struct {
 // DefaultLimits are far above every honest image and far below what hurts a host.
 var DefaultLimits = Limits{Entries: 10_000_000, Bytes: 64 << 30, PathBytes: 4096, Depth: 256}
 
-func (l Limits) orDefault() Limits {
+// OrDefault is l with the defaults where it has none.
+func (l Limits) OrDefault() Limits {
 	d := DefaultLimits
 	if l.Entries > 0 {
 		d.Entries = l.Entries
@@ -137,7 +138,7 @@ func newExtractor(dir *os.File, o Options) (*extractor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &extractor{tree: t, whiteouts: o.Whiteouts, limits: o.Limits.orDefault(), buf: make([]byte, copyBuffer)}, nil
+	return &extractor{tree: t, whiteouts: o.Whiteouts, limits: o.Limits.OrDefault(), buf: make([]byte, copyBuffer)}, nil
 }
 
 func (x *extractor) run(ctx context.Context, tr *tar.Reader) error {

@@ -99,11 +99,18 @@ func (r *rig) layer(entries ...string) graph.Layer {
 
 func (r *rig) stage(archive []byte) graph.Staged {
 	r.Helper()
-	s, err := r.driver.Stage(context.Background(), bytes.NewReader(archive), unpack.Limits{})
+	s, err := r.driver.Stage(context.Background(), Make(archive))
 	if err != nil {
 		r.Fatal(err)
 	}
 	return s
+}
+
+// Make unpacks archive in this process, as berth-unpack does in another.
+func Make(archive []byte) graph.Maker {
+	return func(ctx context.Context, dir *os.File, o unpack.Options) (unpack.Result, error) {
+		return unpack.Extract(ctx, dir, bytes.NewReader(archive), o)
+	}
 }
 
 func (r *rig) commit(s graph.Staged) graph.Layer {

@@ -208,7 +208,7 @@ func testConcurrency(t *testing.T, r *rig) {
 	for i := range layers {
 		archive := tarOf(t, fmt.Sprintf("d/f%d=%d", i, i))
 		all.Go(func() {
-			s, err := r.driver.Stage(context.Background(), bytes.NewReader(archive), unpack.Limits{})
+			s, err := r.driver.Stage(context.Background(), Make(archive))
 			if err == nil {
 				err = errors.Join(s.Sync(), s.Commit())
 			}
@@ -229,13 +229,13 @@ func testConcurrency(t *testing.T, r *rig) {
 
 func testRefusal(t *testing.T, r *rig) {
 	for _, archive := range [][]byte{tarOf(t, "ok=1", "../x=1"), tarOf(t, "ok=1", "other=long")[:1100]} {
-		if _, err := r.driver.Stage(context.Background(), bytes.NewReader(archive), unpack.Limits{}); !errors.Is(err, unpack.ErrRefused) {
+		if _, err := r.driver.Stage(context.Background(), Make(archive)); !errors.Is(err, unpack.ErrRefused) {
 			t.Errorf("not refused: %v", err)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := r.driver.Stage(ctx, bytes.NewReader(tarOf(t, "a=1")), unpack.Limits{}); !errors.Is(err, context.Canceled) {
+	if _, err := r.driver.Stage(ctx, Make(tarOf(t, "a=1"))); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if names, _ := r.driver.Layers(); len(names) != 0 {
