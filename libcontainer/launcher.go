@@ -19,6 +19,9 @@ type Launcher struct {
 
 	force    initproc.Force // set by tests
 	initOnly bool           // set by tests: Exec by an init always
+	// netByClone is set by tests: a network namespace is made by the clone, as where
+	// there is one processor.
+	netByClone bool
 }
 
 // New makes a launcher from the init binary at path. The file is read once: a

@@ -29,6 +29,7 @@ type plan struct {
 	sysctls  []initproc.Sysctl // that the launching thread writes
 	joinUser int               // user namespace init is born into, -1 for the launcher's or a new one
 	netOwned bool              // the network namespace is made with the user namespace
+	net      <-chan madeNet    // the network namespace that is made beside the clone, nil: none
 }
 
 // add makes fd one of the descriptors that go with the setup and returns its
@@ -50,6 +51,12 @@ func (p *plan) close() {
 		unix.Close(fd)
 	}
 	p.owned = nil
+	if p.net != nil {
+		if made := <-p.net; made.err == nil {
+			made.ns.Close()
+		}
+		p.net = nil
+	}
 }
 
 func (l *Launcher) newPlan(io *IO) *plan {

@@ -48,6 +48,7 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 	// What a user namespace takes is known when there is one.
 	var early []byte
 	if p.userns == nil {
+		p.makeNet()
 		early = p.setup.Encode()
 	}
 	proc, sock, err := p.birth(t, early)
@@ -117,6 +118,9 @@ func (p *plan) converse(sock int, proc *Process, t *tracer) error {
 			return &StepError{"send setup", err}
 		}
 		t.mark("send setup", start)
+	}
+	if err := p.sendNet(sock, t); err != nil {
+		return err
 	}
 	waitForExec(sock)
 	report, fds, err := receive(sock)

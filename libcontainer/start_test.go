@@ -27,10 +27,11 @@ import (
 var ways = []struct {
 	name  string
 	force initproc.Force
+	net   bool // made by the clone
 }{
-	{"today", 0},
-	{"mount(2)", initproc.ForceMount},
-	{"all fallbacks", initproc.ForceMount | initproc.ForceCloseRange | initproc.ForcePtsPath | initproc.ForceBindNodes},
+	{"today", 0, false},
+	{"mount(2)", initproc.ForceMount, true},
+	{"all fallbacks", initproc.ForceMount | initproc.ForceCloseRange | initproc.ForcePtsPath | initproc.ForceBindNodes, true},
 }
 
 // everyWay runs a test with each set of fallbacks.
@@ -38,7 +39,7 @@ func everyWay(t *testing.T, test func(t *testing.T, l *Launcher)) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
 			l := newLauncher(t)
-			l.force = way.force
+			l.force, l.netByClone = way.force, way.net
 			test(t, l)
 		})
 	}

@@ -57,6 +57,8 @@ func newLibrary(init, rootfs, group string) (*library, error) {
 			Caps:    caps.Default,
 			Seccomp: filter,
 		},
+		// Nothing in it is the user's; the engine does the same with its own.
+		KeepMounts: true,
 	}}, nil
 }
 
@@ -81,27 +83,28 @@ func (l *library) group() (*cgroup.Group, error) {
 	return l.parent.Create(fmt.Sprintf("c%d", l.serial), limits)
 }
 
-// start counts from a Go struct to the process reaped: the control group is made within that time, and removed after it.
+// start counts from a Go struct to the process reaped: the control group is made within that time, and it and the mounts
+// are removed after it.
 func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
 	if err != nil {
 		return done, err
 	}
-	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	p, err := reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
 	done.Wall = time.Since(began)
-	return done, errors.Join(err, g.Delete())
+	return done, errors.Join(err, forget(p), g.Delete())
 }
 
-// whole counts until the control group is gone too.
+// whole counts until the control group and the mounts are gone too.
 func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
 	if err != nil {
 		return done, err
 	}
-	err = reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
-	err = errors.Join(err, g.Delete())
+	p, err := reaped(l.launcher.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	err = errors.Join(err, forget(p), g.Delete())
 	done.Wall = time.Since(began)
 	return done, err
 }
@@ -118,20 +121,27 @@ func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (done ord
 	}
 	time.Sleep(10 * time.Millisecond) // until it has got to where it waits
 	began := time.Now()
-	err = reaped(w.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
+	p, err := reaped(w.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
 	done.Wall = time.Since(began)
-	return done, errors.Join(err, g.Delete())
+	return done, errors.Join(err, forget(p), g.Delete())
 }
 
 // reaped waits for what a launch returned.
-func reaped(p *libcontainer.Process, err error) error {
+func reaped(p *libcontainer.Process, err error) (*libcontainer.Process, error) {
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer p.Close()
 	status, err := p.Wait()
 	if err == nil && status.Code != 0 {
 		err = fmt.Errorf("exit status %d", status.Code)
 	}
-	return err
+	return p, err
+}
+
+// forget closes what is left of a process, if there was one.
+func forget(p *libcontainer.Process) error {
+	if p == nil {
+		return nil
+	}
+	return errors.Join(p.Close(), p.Mounts.Close())
 }

@@ -3,6 +3,7 @@ package initproc
 import (
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/internal/wire"
 	"berth/libcontainer/ns"
 	"berth/libcontainer/safepath"
 )
@@ -45,6 +46,11 @@ func (r *runner) namespaces() error {
 			return err
 		}
 	}
+	if s.LateNet {
+		if err := r.step("join net namespace", r.joinLate); err != nil {
+			return err
+		}
+	}
 	// A cgroup namespace shows the groups its maker is in as the root. A clone
 	// into another group would still take those of the parent (copy_cgroup_ns
 	// in kernel/cgroup/namespace.c), so it is made here, or was made ahead.
@@ -52,6 +58,22 @@ func (r *runner) namespaces() error {
 		return r.step("unshare", func() error { return unix.Unshare(int(s.Unshare)) })
 	}
 	return nil
+}
+
+// joinLate waits for the network namespace that was made meanwhile, and enters it.
+func (r *runner) joinLate() error {
+	message, fds, err := Receive(Socket)
+	if err != nil {
+		return err
+	}
+	if message == nil {
+		unix.Exit(exitFailed) // there is none, and the launcher knows why
+	}
+	if len(fds) != 1 {
+		return wire.ErrMalformed
+	}
+	defer unix.Close(fds[0])
+	return ns.Enter(fds[0], ns.Net)
 }
 
 // names gives the machine its names and the namespaces their settings.

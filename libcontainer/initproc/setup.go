@@ -35,6 +35,7 @@ type Setup struct {
 	Joins    []Join // namespaces init enters itself, in this order
 	Unshare  uint64 // CLONE_NEWCGROUP, CLONE_NEWTIME: namespaces that a clone cannot make in the right place
 	Loopback bool   // the network namespace is new: lo is to be brought up
+	LateNet  bool   // the network namespace is still being made: its descriptor comes in a message of its own
 	Root     mount.Root
 	RootFD   int // a detached mount to use as the root, made by the launcher
 	Mounts   []mount.Mount
@@ -121,6 +122,7 @@ func (s *Setup) Encode() []byte {
 	}
 	e.Uint(s.Unshare)
 	e.Bool(s.Loopback)
+	e.Bool(s.LateNet)
 	s.Root.Encode(e)
 	e.Int(s.RootFD)
 	e.Uint(uint64(len(s.Mounts)))
@@ -167,6 +169,7 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Joins:    wire.List(d, func(d *wire.Decoder) Join { return Join{ns.Kind(d.String()), d.Int()} }),
 		Unshare:  d.Uint(),
 		Loopback: d.Bool(),
+		LateNet:  d.Bool(),
 		Root:     mount.DecodeRoot(d),
 		RootFD:   d.Int(),
 		Mounts:   wire.List(d, mount.DecodeMount),
