@@ -59,14 +59,21 @@ func (m *Images) LetGo(batch *journal.Batch, blobs []digest.Digest, dryRun bool)
 
 // AddBlob publishes and records a blob of unknown content, verified and on the disk, and takes hold of it.
 func (l *Lease) AddBlob(d digest.Digest, size int64, publish func() error) error {
-	return l.add(d, Blob{Size: size}, nil, publish)
+	return l.add(d, Blob{Size: size}, nil, "", publish)
 }
 
 // AddUnpacked records what blob d, which the lease holds, contains: the layer diffID, staged and on the disk.
 func (l *Lease) AddUnpacked(d, diffID digest.Digest, staged graph.Staged) error {
+	return l.compared(diffID, staged, func(like string) error { return l.addUnpacked(d, diffID, staged, like) })
+}
+
+func (l *Lease) addUnpacked(d, diffID digest.Digest, staged graph.Staged, like string) error {
 	m := l.images
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.settled(diffID, like) {
+		return errMeanwhile
+	}
 	b := m.blobs[d]
 	if b == nil {
 		return fault.Internal.Errorf("INCOMPLETE", "blob %s vanished while it was unpacked", d)

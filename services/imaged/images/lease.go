@@ -78,26 +78,33 @@ func (l *Lease) holdLayer(d digest.Digest, have *layer) {
 // takes hold of it.
 func (l *Lease) AddDocument(raw []byte, d digest.Digest) error {
 	b := Blob{Size: int64(len(raw))}
-	return l.add(d, b, nil, func() error { return l.images.store.PutAs(raw, d) })
+	return l.add(d, b, nil, "", func() error { return l.images.store.PutAs(raw, d) })
 }
 
 // AddLayer publishes and records a compressed layer, verified and on the disk,
 // and takes hold of it. staged, which is synced, is what it contains: it is
-// committed as the layer diffID, unless there is one already.
+// committed as the layer diffID, unless there is one already, which has to be the
+// same; fault.DataLoss if it is not.
 func (l *Lease) AddLayer(b *store.Staged, diffID digest.Digest, staged graph.Staged) error {
 	publish := func() error {
 		_, err := b.Publish()
 		return err
 	}
-	return l.add(b.Digest(), Blob{Size: b.Size(), DiffID: diffID}, staged, publish)
+	return l.compared(diffID, staged, func(like string) error {
+		return l.add(b.Digest(), Blob{Size: b.Size(), DiffID: diffID}, staged, like, publish)
+	})
 }
 
 // add is done under the lock from the publishing to the record: otherwise the
-// sweep of an older copy could delete the new one in between.
-func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, publish func() error) (err error) {
+// sweep of an older copy could delete the new one in between. like is the layer
+// that staged was compared with.
+func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, like string, publish func() error) (err error) {
 	m := l.images
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if staged != nil && !m.settled(b.DiffID, like) {
+		return errMeanwhile
+	}
 	known := m.blobs[d] != nil
 	if !known || staged != nil {
 		if err := publish(); err != nil {
