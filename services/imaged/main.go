@@ -21,6 +21,7 @@ import (
 	"berth/internal/events"
 	"berth/internal/journal"
 	"berth/internal/version"
+	"berth/libcontainer/caps"
 	"berth/services/imaged/archive"
 	"berth/services/imaged/check"
 	"berth/services/imaged/collect"
@@ -68,6 +69,9 @@ func run(ctx context.Context, env *daemon.Env) error {
 		return err
 	}
 	defer s.Close()
+	if err := caps.SetAside(worker.Aside); err != nil {
+		return err
+	}
 	if collector := s.collector(env.StateDir, env.Config.Imaged); collector.On() {
 		ctx, stop := context.WithCancel(ctx)
 		var collecting sync.WaitGroup

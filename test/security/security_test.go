@@ -17,6 +17,9 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/caps"
 	"berth/test/harness"
 )
 
@@ -110,6 +113,32 @@ func hashes(t *testing.T) string {
 		all += fmt.Sprintf("%x", sha256.Sum256(b))
 	}
 	return all
+}
+
+// TestS22ImagedHandsOn: what imaged has only for berth-unpack is not effective in it, on any thread.
+func TestS22ImagedHandsOn(t *testing.T) {
+	e := harness.Shared(t)
+	aside := caps.Of(unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_SYS_CHROOT)
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", e.Pid("imaged")))
+	if len(tasks) == 0 {
+		t.Fatal("imaged has no threads")
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		sets := map[string]caps.Set{}
+		for line := range strings.Lines(string(b)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.HasPrefix(key, "Cap") {
+				n, _ := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+				sets[key] = caps.Set(n)
+			}
+		}
+		if sets["CapPrm"]&aside != aside || sets["CapEff"] != sets["CapPrm"]&^aside || sets["CapAmb"] != 0 {
+			t.Errorf("%s: permitted %s; effective %s; ambient %s", task, sets["CapPrm"], sets["CapEff"], sets["CapAmb"])
+		}
+	}
 }
 
 // Paths that must give nothing away: S-03 and S-33.

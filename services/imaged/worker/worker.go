@@ -70,6 +70,10 @@ type Workers struct {
 	told sync.Once
 }
 
+// Aside are capabilities that imaged has only to hand them on, and to copy what
+// has need of them: they are not effective in it.
+var Aside = wire.Aside
+
 // Find gives the path of the program beside the running one, and makes sure that this process may start it.
 func Find() (string, error) {
 	self, err := os.Executable()

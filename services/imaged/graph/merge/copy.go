@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/libcontainer/caps"
 	"berth/services/imaged/unpack"
 
 	"golang.org/x/sys/unix"
@@ -86,8 +87,12 @@ func (c *copier) entry(from, to *os.File, name string) error {
 	case unix.S_IFLNK:
 		return symlink(from, to, name, &st)
 	}
-	if err := unix.Mknodat(int(to.Fd()), name, st.Mode&unix.S_IFMT|0o600, int(st.Rdev)); err != nil {
-		return os.NewSyscallError("mknodat", err)
+	// imaged has this capability, and the next, aside.
+	err := caps.With(caps.Of(unix.CAP_MKNOD), func() error {
+		return os.NewSyscallError("mknodat", unix.Mknodat(int(to.Fd()), name, st.Mode&unix.S_IFMT|0o600, int(st.Rdev)))
+	})
+	if err != nil {
+		return err
 	}
 	return dress(to, name, &st)
 }
@@ -253,7 +258,11 @@ func dressFile(src, dst *os.File, st *unix.Stat_t) error {
 // copyXattrs copies the attributes that unpack let in.
 func copyXattrs(src, dst int) error {
 	return eachXattr(src, func(name string, value []byte) error {
-		return os.NewSyscallError("fsetxattr", unix.Fsetxattr(dst, name, value, 0))
+		set := func() error { return os.NewSyscallError("fsetxattr", unix.Fsetxattr(dst, name, value, 0)) }
+		if name == "security.capability" {
+			return caps.With(caps.Of(unix.CAP_SETFCAP), set)
+		}
+		return set()
 	})
 }
 

@@ -37,6 +37,8 @@ const (
 var (
 	Caps  = must(caps.ParseSet([]string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD"}))
 	Enter = must(caps.ParseSet([]string{"SYS_CHROOT"}))
+	// Aside are those that whoever starts it has no use for itself.
+	Aside = must(caps.ParseSet([]string{"SETFCAP", "MKNOD", "SYS_CHROOT"}))
 )
 
 func must(s caps.Set, err error) caps.Set {
