@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"berth/libcontainer/cgroup"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
+	"berth/libcontainer/seccomp"
 )
 
 // TestWaiting starts containers in inits that wait.
@@ -228,6 +230,50 @@ func TestBuilt(t *testing.T) {
 			if strings.HasPrefix(step, "mount") || step == "pivot root" {
 				t.Errorf("%s is a step of the start", step)
 			}
+		}
+	})
+	t.Run("under the filter already", func(t *testing.T) {
+		target, err := seccomp.Host()
+		must(t, err)
+		filter, err := seccomp.Default().Compile(target)
+		must(t, err)
+		early := *usual
+		early.Command.Seccomp, early.EarlyFilter = filter, true
+		for _, c := range []struct {
+			name   string
+			change func(*Command)
+			err    error
+		}{
+			{"as it was", func(c *Command) { c.Seccomp = nil }, nil},
+			{"given again", func(*Command) {}, nil},
+			{"as a user", func(c *Command) { c.User = User{Spec: "7:8", Groups: []string{"9"}} }, nil},
+			{"another", func(c *Command) { c.Seccomp = append(slices.Clone(filter), filter[:8]...) }, ErrShape},
+			{"no new privileges", func(c *Command) { c.NoNewPrivs = true }, ErrShape},
+		} {
+			w, err := l.Prepare(usual, testGroup(t, cgroup.Resources{}))
+			must(t, err)
+			must(t, w.Build(t.Context(), &early, IO{}))
+			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Pid())); err != nil || !strings.Contains(string(status), "Seccomp:\t2") {
+				t.Errorf("%s: while it waits: %v, %s", c.name, err, status)
+			}
+			command := config(root, "grep -E '^(Seccomp|Seccomp_filters|NoNewPrivs):' /proc/self/status | tr -d '\\t\\n'; ulimit -n; cat /proc/self/oom_score_adj").Command
+			adj := 5
+			command.Cwd, command.Seccomp, command.Rlimits, command.OOMScoreAdj = usual.Command.Cwd, filter, []Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 77, Hard: 77}}, &adj
+			c.change(&command)
+			got, err := capture(t, IO{}, func(io IO) (*Process, error) { return w.Run(t.Context(), &command, io) })
+			if !errors.Is(err, c.err) {
+				t.Errorf("%s: %v, want %v", c.name, err, c.err)
+			} else if err == nil && got.out != "NoNewPrivs:0Seccomp:2Seccomp_filters:177\n5" && got.out != "NoNewPrivs:0Seccomp:277\n5" { // before Linux 5.9
+				t.Errorf("%s: got %q", c.name, got.out)
+			}
+			w.Discard()
+		}
+		early.Root.Attr |= mount.ReadOnly
+		w, err := l.Prepare(usual, testGroup(t, cgroup.Resources{}))
+		must(t, err)
+		defer w.Discard()
+		if err := w.Build(t.Context(), &early, IO{}); !errors.Is(err, ErrShape) {
+			t.Errorf("with a read-only root: %v", err)
 		}
 	})
 	t.Run("what cannot be had", func(t *testing.T) {

@@ -217,6 +217,16 @@ func (r *runner) enterCwd(cwd string) error {
 	return nil
 }
 
+// confineEarly does what of commit needs no command and takes the most time: the kernel translates
+// the filter. A filter may keep from making a keyring, so that comes first.
+func (r *runner) confineEarly() error {
+	if err := newKeyring(); err != nil {
+		return &stepError{step: "make session keyring", err: err}
+	}
+	r.filtered = true
+	return loadFilter(r.setup.Command.Seccomp)
+}
+
 // commit gives up the rights and becomes the command.
 func (r *runner) commit(c *Command) error {
 	unix.Umask(int(umask(c)))
@@ -231,8 +241,10 @@ func (r *runner) commit(c *Command) error {
 	if err := resetSignals(); err != nil {
 		return &stepError{step: "reset signals", err: err}
 	}
-	if err := newKeyring(); err != nil {
-		return &stepError{step: "make session keyring", err: err}
+	if !r.filtered {
+		if err := newKeyring(); err != nil {
+			return &stepError{step: "make session keyring", err: err}
+		}
 	}
 	unix.Prctl(unix.PR_SET_TIMERSLACK, commandSlack, 0, 0, 0)
 	if r.setup.Pinned {
@@ -278,8 +290,10 @@ func (r *runner) confine(c *Command) error {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return &stepError{step: "set no_new_privs", err: err}
 		}
-	} else if err := loadFilter(c.Seccomp); err != nil {
-		return err
+	} else if !r.filtered {
+		if err := loadFilter(c.Seccomp); err != nil {
+			return err
+		}
 	}
 	id := &r.identity
 	allowed := c.Caps & r.bounding

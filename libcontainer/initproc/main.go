@@ -34,6 +34,7 @@ type runner struct {
 	stock    *stocked // what was made ahead, nil: nothing
 	stocking *stocked // while it is being made
 	resident int      // file for the program of a resident init
+	filtered bool     // the session keyring is made and the filter loaded
 }
 
 // Main is the whole program. It returns only by the end of the process.
@@ -79,6 +80,11 @@ func (r *runner) run() error {
 // hold says that the container stands, and waits for the command.
 func (r *runner) hold() error {
 	built := r.setup
+	if built.EarlyFilter {
+		if err := r.confineEarly(); err != nil {
+			return err
+		}
+	}
 	if err := Send(Socket, new(Report).encode()); err != nil {
 		return &stepError{step: "report", err: err}
 	}

@@ -50,6 +50,8 @@ type Setup struct {
 	Command  Command
 	// KeepMounts has the mount namespace sent along with the report.
 	KeepMounts bool
+	// EarlyFilter, with Hold, has the filter loaded before the second setup is waited for.
+	EarlyFilter bool
 }
 
 // Join is a namespace to enter.
@@ -151,6 +153,7 @@ func (s *Setup) Encode() []byte {
 	}
 	s.Command.encode(e)
 	e.Bool(s.KeepMounts)
+	e.Bool(s.EarlyFilter)
 	return e.Bytes
 }
 
@@ -185,7 +188,8 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Sysctls:  wire.List(d, func(d *wire.Decoder) Sysctl { return Sysctl{d.String(), d.String()} }),
 		Command:  decodeCommand(d),
 
-		KeepMounts: d.Bool(),
+		KeepMounts:  d.Bool(),
+		EarlyFilter: d.Bool(),
 	}
 	if len(s.MountFDs) != len(s.Mounts) {
 		return nil, wire.ErrMalformed

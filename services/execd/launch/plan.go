@@ -83,6 +83,13 @@ func (b *Builder) seccomp(option string, set caps.Set) ([]byte, error) {
 	return b.profiles.Compile(profile, t)
 }
 
+// passesInit reports whether a container's seccomp profile is the built-in one, of which we know that
+// an init can finish under it.
+func (b *Builder) passesInit(spec *apiv1.ContainerSpec) bool {
+	builtin := func(option string) bool { return option == "" || option == "default" || option == "builtin" }
+	return builtin(spec.GetSecurity().GetSeccompProfile()) && builtin(b.Defaults.SeccompProfile)
+}
+
 // Input is what a plan is made from.
 type Input struct {
 	ID string
@@ -213,6 +220,7 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 	if c.Command, err = b.command(in, p); err != nil {
 		return nil, err
 	}
+	c.EarlyFilter = b.passesInit(in.Spec) && len(c.Command.Seccomp) > 0 && !c.Command.NoNewPrivs && !in.Spec.ReadOnly
 	return p, nil
 }
 

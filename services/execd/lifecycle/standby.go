@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -146,6 +147,9 @@ func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 	if command.Terminal != nil || command.Init || command.Cwd != have.Container.Command.Cwd {
 		return false
 	}
+	if have.Container.EarlyFilter && !bytes.Equal(have.Container.Command.Seccomp, command.Seccomp) {
+		return false
+	}
 	have.Container.Command = *command
 	return maps.EqualFunc(s.plan.Etc, p.Etc, equalText) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
 }
@@ -164,6 +168,9 @@ func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.
 		now.Stands = true
 		if now.Config, now.Filter, err = plan.Start.EncodeCommand(); err != nil {
 			return nil, err
+		}
+		if plan.Start.Container.EarlyFilter {
+			now.Filter = nil // it is loaded
 		}
 		var got *wire.Launched
 		if got, err = m.ask(ctx, &now, -1, client); err == nil {

@@ -238,6 +238,7 @@ func (s *Starter) StandBy(req *wire.Launch, netns *os.File) (monitor.Standing, e
 	if err := json.Unmarshal(req.Config, &plan); err != nil {
 		return nil, fmt.Errorf("read launch plan: %w", err)
 	}
+	plan.Container.Command.Seccomp = req.Filter
 	own, err := s.ownNet(&plan.Container)
 	if err != nil {
 		return nil, explain(fmt.Errorf("open network namespace: %w", err))
