@@ -77,8 +77,8 @@ func makeLayer(dir *os.File, r io.Reader, q wire.Request) (unpack.Result, string
 		return unpack.Result{}, "", err
 	}
 	h := sha256.New()
-	// Inflating and hashing are one processor's work, unpacking another's.
-	ahead := readAhead(io.TeeReader(z, h), z.Close)
+	// Inflating, which takes longest, is one processor's work, unpacking and hashing another's.
+	ahead := readAhead(z, h, z.Close)
 	defer ahead.Close()
 	result, err := unpack.Extract(context.Background(), dir, ahead, q.Options)
 	if err != nil {
@@ -87,6 +87,7 @@ func makeLayer(dir *os.File, r io.Reader, q wire.Request) (unpack.Result, string
 	if _, err := io.Copy(io.Discard, ahead); err != nil { // the digest covers what is behind the end mark
 		return result, "", err
 	}
+	ahead.Hashed()
 	return result, digest.NewDigest(digest.SHA256, h).String(), nil
 }
 
