@@ -39,6 +39,7 @@ import (
 	"berth/internal/config"
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
+	"berth/internal/processors"
 	"berth/internal/version"
 )
 
@@ -65,6 +66,8 @@ type Spec struct {
 	// RunDir says that it needs a directory of its own below the run directory (0700).
 	RunDir  bool
 	Sockets []Socket
+	// AllProcessors says that its own work can keep the whole machine busy. Others share it (processors.Share).
+	AllProcessors bool
 	// Run does the work until ctx is done and then returns nil.
 	Run func(ctx context.Context, env *Env) error
 }
@@ -154,6 +157,9 @@ func start(spec Spec, f flags) error {
 		return err
 	}
 	syscall.Umask(0o077)
+	if !spec.AllProcessors {
+		processors.Share()
+	}
 
 	env := &Env{
 		Name:     spec.Name,

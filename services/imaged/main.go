@@ -49,10 +49,11 @@ import (
 
 func main() {
 	daemon.Main(daemon.Spec{
-		Name:    "imaged",
-		User:    account.Imaged,
-		Keep:    []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD", "SYS_CHROOT"},
-		Sockets: []daemon.Socket{{Name: daemon.ImagedSocket}},
+		Name:          "imaged",
+		AllProcessors: true,
+		User:          account.Imaged,
+		Keep:          []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "MKNOD", "SYS_CHROOT"},
+		Sockets:       []daemon.Socket{{Name: daemon.ImagedSocket}},
 		// The state directory is 0700: layers hold set-user-id programs that
 		// nobody on the host may reach. Who mounts them is root.
 		Run: run,

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/faultpoint"
+	"berth/internal/processors"
 	"berth/internal/rest"
 	"berth/internal/version"
 	"berth/services/execd/monitor"
@@ -53,6 +54,7 @@ func run(dir, initPath string, ready starter.Ready) error {
 	syscall.Umask(0o077)
 	// It ends by itself, or by SIGKILL. SIGPIPE: nobody reads the log.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	processors.Share()
 	debug.SetGCPercent(50) // small heap, short peaks
 	// A process that is on its way into a container shares our memory for a moment
 	// (libcontainer.Launcher.Exec).
