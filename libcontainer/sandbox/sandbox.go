@@ -67,8 +67,11 @@ func Enter(c Config) (State, error) {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return s, os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return s, os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", errno)
+	// Who was executed with it has it on every thread; each call for all of them is a handshake with all of them.
+	if on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || on == 0 {
+		if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+			return s, os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", errno)
+		}
 	}
 	if err := c.Limits.set(); err != nil {
 		return s, err

@@ -125,7 +125,7 @@ func (w *Workers) Unpack(ctx context.Context, d Stager, r io.Reader) (graph.Stag
 
 // run has one process do one layer.
 func (w *Workers) run(ctx context.Context, dir *os.File, o unpack.Options, r io.Reader) (wire.Reply, error) {
-	request := wire.Request{Protocol: wire.Protocol, Options: o, Inflate: w.Inflate, NoLandlock: w.NoLandlock}
+	request := wire.Request{Protocol: wire.Protocol, Options: o, Inflate: w.Inflate, NoLandlock: w.NoLandlock, Processors: runtime.GOMAXPROCS(0)}
 	if !w.NoSeccomp {
 		var err error
 		if request.Filter, err = filter(); err != nil {
@@ -257,7 +257,7 @@ type process struct {
 func (w *Workers) start(dir, archive *os.File) (*process, error) {
 	p := &process{cmd: exec.Command(w.Path)}
 	p.cmd.Args = []string{Program}
-	p.cmd.Env = environment()
+	p.cmd.Env = environment
 	p.cmd.Dir = "/"
 	p.cmd.Stderr = &p.stderr
 	p.cmd.WaitDelay = lastMoment                // where no filter kept it from leaving a child behind that has its stderr
@@ -281,10 +281,9 @@ func (w *Workers) start(dir, archive *os.File) (*process, error) {
 
 // environment keeps the Go runtime from what it cannot do once it is shut in:
 // interrupting its threads by signals, and watching the control group's files for
-// how many processors it may use, which it would keep open.
-func environment() []string {
-	return []string{"GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0", fmt.Sprintf("GOMAXPROCS=%d", runtime.GOMAXPROCS(0))}
-}
+// how many processors it may use, which it would keep open. It begins on one
+// processor: the fewer threads there are by then, the sooner all are shut in.
+var environment = []string{"GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0", "GOMAXPROCS=1"}
 
 func (p *process) kill() { p.cmd.Process.Kill() }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"syscall"
 
 	"berth/libcontainer/sandbox"
@@ -66,6 +67,7 @@ func Enter(dir *os.File, q wire.Request) (sandbox.State, error) {
 	if err != nil {
 		return s, fmt.Errorf("enter the sandbox: %w", err)
 	}
+	runtime.GOMAXPROCS(max(q.Processors, 1))
 	return s, nil
 }
 

@@ -56,6 +56,8 @@ type Request struct {
 	Protocol int            `json:"protocol"`
 	Options  unpack.Options `json:"options"`
 	Inflate  inflate.Limits `json:"inflate"`
+	// Processors are how many it may use (GOMAXPROCS).
+	Processors int `json:"processors"`
 	// Growing: the archive is a file that sizes follow for, see WriteSize. Otherwise it is read to its end.
 	Growing bool `json:"growing,omitempty"`
 	// Filter is the system calls that are left, compiled; none: all are.
