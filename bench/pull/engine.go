@@ -25,8 +25,8 @@ type engine struct {
 	start func(e *engine, disk string) (stop func() error, err error)
 	// pull is the command that is timed.
 	pull func(e *engine, disk string, i image) []string
-	// watch, if not nil, looks at memory after a pull.
-	watch func(m *measurement)
+	// watch, if not nil, begins to look at memory; what it gives is called after a pull and says what it saw.
+	watch func() (end func(m *measurement))
 
 	env     []string
 	account machine.Account
@@ -38,7 +38,7 @@ const settle = 3 * time.Second
 // measurement is one pull.
 type measurement struct {
 	wall, cpu  time.Duration // CPU time of client and daemons, not of registry and kernel threads
-	peak, idle int64         // bytes of the daemon that pulls: at most during the pull, and after settle; 0 if not known
+	peak, idle int64         // bytes of the daemon that pulls and its workers: at most during the pull, and after settle; 0 if not known
 }
 
 func (m measurement) text(err error) string {
@@ -66,6 +66,10 @@ func (e *engine) measure(o options, i image, r *registry, clients int) (m measur
 	if err != nil {
 		return m, err
 	}
+	end := func(*measurement) {}
+	if e.watch != nil {
+		end = e.watch()
+	}
 	syscall.Sync()
 	before := e.account.Used()
 	began := time.Now()
@@ -76,12 +80,10 @@ func (e *engine) measure(o options, i image, r *registry, clients int) (m measur
 	}
 	all.Wait()
 	m.wall = time.Since(began)
+	m.cpu = e.account.Used() - before
+	end(&m)
 	if err := errors.Join(errs...); err != nil {
 		return m, err
-	}
-	m.cpu = e.account.Used() - before
-	if e.watch != nil {
-		e.watch(&m)
 	}
 	return m, nil
 }

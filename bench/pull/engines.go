@@ -28,15 +28,51 @@ func newBerth(o options) *engine {
 		pull: func(e *engine, _ string, i image) []string {
 			return []string{berth, "pull", "-q", address + "/" + i.name}
 		},
-		watch: func(m *measurement) {
+		watch: func() func(m *measurement) {
 			pid, _ := os.ReadFile(filepath.Join(run, "lock", "imaged.lock"))
 			dir := filepath.Join("/proc", strings.TrimSpace(string(pid)))
-			m.peak = field(filepath.Join(dir, "status"), "VmHWM")
-			time.Sleep(settle)
-			m.idle = field(filepath.Join(dir, "smaps_rollup"), "Pss")
+			peak := watchMemory(dir)
+			return func(m *measurement) {
+				m.peak = max(peak(), field(filepath.Join(dir, "status"), "VmHWM"))
+				time.Sleep(settle)
+				m.idle = field(filepath.Join(dir, "smaps_rollup"), "Pss")
+			}
 		},
 	}
 }
+
+// watchMemory looks every few milliseconds at how much a process and its children have resident, until peak is called,
+// which gives the most that they had at once. Pages that they share count for each.
+func watchMemory(dir string) (peak func() int64) {
+	stop, most := make(chan struct{}), make(chan int64)
+	go func() {
+		var highest int64
+		for {
+			sum := field(filepath.Join(dir, "status"), "VmRSS")
+			tasks, _ := filepath.Glob(filepath.Join(dir, "task/*/children"))
+			for _, t := range tasks {
+				b, _ := os.ReadFile(t)
+				for _, child := range strings.Fields(string(b)) {
+					sum += field(filepath.Join("/proc", child, "status"), "VmRSS")
+				}
+			}
+			highest = max(highest, sum)
+			select {
+			case <-stop:
+				most <- highest
+				return
+			case <-time.After(watchPause):
+			}
+		}
+	}()
+	return func() int64 {
+		close(stop)
+		return <-most
+	}
+}
+
+// watchPause is short beside the life of a worker that has a large layer, and costs less than a hundredth of a processor.
+const watchPause = 20 * time.Millisecond
 
 // field is a size in a file of /proc, in bytes; 0 if it is not there.
 func field(path, name string) int64 {

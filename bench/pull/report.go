@@ -170,7 +170,7 @@ func (r *report) judge() {
 			fmt.Sprintf("%.2f ×", times), times >= want})
 	}
 	r.bars = append(r.bars,
-		bar{"imaged takes at most 150 MiB while pulling", mib(peak) + " MiB", peak > 0 && peak <= maxPeak},
+		bar{"imaged and its workers take at most 150 MiB while pulling", mib(peak) + " MiB", peak > 0 && peak <= maxPeak},
 		bar{"imaged takes at most 30 MiB (PSS) three seconds after a pull", mib(idle) + " MiB", idle > 0 && idle <= maxIdle})
 	if r.crowd.one > 0 {
 		times := float64(r.crowd.many) / float64(r.crowd.one)

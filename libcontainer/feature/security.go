@@ -1,7 +1,11 @@
 package feature
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/landlock"
 )
 
 func security() []probe {
@@ -24,6 +28,20 @@ func security() []probe {
 		func(*host) (State, string) {
 			_, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 			return verdict(err)
+		},
+	}, {
+		Feature{Name: "Landlock", Since: "5.19",
+			Lost: "Unpacking of layers is shut in by chroot, capabilities and seccomp alone.",
+			Do:   "Run a kernel with CONFIG_SECURITY_LANDLOCK, and landlock among the modules of lsm= where that is set."},
+		func(*host) (State, string) {
+			switch v := landlock.Version(); {
+			case v == 0:
+				return No, "not in this kernel, or switched off"
+			case v < landlock.Least:
+				return No, fmt.Sprintf("version %d cannot allow hard links between directories", v)
+			default:
+				return Yes, fmt.Sprintf("version %d", v)
+			}
 		},
 	}, {
 		Feature{Name: "AppArmor", Since: "2.6.36",
