@@ -70,16 +70,18 @@ func parse(data []byte) (content, error) {
 	if binary.LittleEndian.Uint32(data[28:]) != crc32.Checksum(data[:28], castagnoli) {
 		return content{}, corrupt(0, "header")
 	}
-	c := content{live: map[string][]byte{}, salt: binary.LittleEndian.Uint64(data[12:])}
+	const aRecord = 200 // bytes; only a guess of how large the map will be
+	c := content{live: make(map[string][]byte, len(data)/aRecord), salt: binary.LittleEndian.Uint64(data[12:])}
 	base := binary.LittleEndian.Uint64(data[20:])
 
+	var values arena
 	at := headerSize
 	for at < len(data) {
 		payload, _, ok := frameAt(data, at, c.salt)
 		if !ok {
 			break
 		}
-		if !replay(c.live, payload) {
+		if !replay(c.live, payload, &values) {
 			return content{}, corrupt(at, "payload") // its checksum is right: a bug wrote it
 		}
 		at += frameHeadSize + len(payload)
@@ -127,8 +129,26 @@ func durableBehind(data []byte, bad int, salt uint64) (durable uint64) {
 	return durable
 }
 
+// arena copies values into pieces of memory that several share: a start with very many records spends its time on
+// allocations otherwise. A piece stays as long as one value of it.
+type arena []byte
+
+const arenaSize = 4 << 10
+
+func (a *arena) copy(p []byte) []byte {
+	if len(p) > arenaSize/8 {
+		return append([]byte{}, p...)
+	}
+	if len(p) > cap(*a)-len(*a) {
+		*a = make([]byte, 0, arenaSize)
+	}
+	from := len(*a)
+	*a = append(*a, p...)
+	return (*a)[from:len(*a):len(*a)]
+}
+
 // replay applies a payload to live; false if it is malformed.
-func replay(live map[string][]byte, p []byte) bool {
+func replay(live map[string][]byte, p []byte, values *arena) bool {
 	for len(p) > 0 {
 		code := p[0]
 		key, rest, ok := cutBytes(p[1:])
@@ -143,7 +163,7 @@ func replay(live map[string][]byte, p []byte) bool {
 			if value, rest, ok = cutBytes(rest); !ok {
 				return false
 			}
-			live[string(key)] = append([]byte{}, value...)
+			live[string(key)] = values.copy(value)
 		default:
 			return false
 		}

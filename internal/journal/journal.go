@@ -50,6 +50,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
@@ -65,6 +66,8 @@ var (
 const (
 	fileName = "journal"
 	tempName = "journal.new"
+
+	lockPatience = 500 * time.Millisecond
 
 	// MaxBatch is the largest encoded batch in bytes that Commit takes.
 	MaxBatch = 16 << 20
@@ -132,7 +135,12 @@ func Open(dir string, opts Options) (*Journal, error) {
 }
 
 func (j *Journal) open() error {
-	if err := flock(j.dir); err != nil {
+	// A process that was killed leaves its lock for a moment to a child that has not yet got to its execve(2).
+	err := flock(j.dir)
+	for deadline := time.Now().Add(lockPatience); err != nil && time.Now().Before(deadline); err = flock(j.dir) {
+		time.Sleep(lockPatience / 50)
+	}
+	if err != nil {
 		return fault.FailedPrecondition.Errorf("JOURNAL_IN_USE", "journal %s is in use by another process", j.path).With("path", j.path)
 	}
 	os.Remove(filepath.Join(filepath.Dir(j.path), tempName)) // of a compaction that did not get to its rename
@@ -207,17 +215,27 @@ func (j *Journal) Range(prefix string) iter.Seq2[string, []byte] {
 		value []byte
 	}
 	return func(yield func(string, []byte) bool) {
-		j.mapMu.RLock()
 		var found []record
-		for k, v := range j.live {
-			if strings.HasPrefix(k, prefix) {
-				found = append(found, record{k, v})
-			}
+		for k, v := range j.Scan(prefix) {
+			found = append(found, record{k, v})
 		}
-		j.mapMu.RUnlock()
 		slices.SortFunc(found, func(a, b record) int { return strings.Compare(a.key, b.key) })
 		for _, r := range found {
 			if !yield(r.key, r.value) {
+				return
+			}
+		}
+	}
+}
+
+// Scan is Range in no order and without a copy, for a start with very many
+// records. Until it ends nothing can be committed, by the caller least of all.
+func (j *Journal) Scan(prefix string) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		j.mapMu.RLock()
+		defer j.mapMu.RUnlock()
+		for k, v := range j.live {
+			if strings.HasPrefix(k, prefix) && !yield(k, v) {
 				return
 			}
 		}

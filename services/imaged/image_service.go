@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"berth/internal/fault"
@@ -370,6 +371,9 @@ func texts(all []digest.Digest) []string {
 	return out
 }
 
+// maxListBytes ends a page early: gRPC takes messages of 4 MiB.
+const maxListBytes = 3 << 20
+
 func (s imageService) List(_ context.Context, req *apiv1.ImageServiceListRequest) (*apiv1.ImageServiceListResponse, error) {
 	match, err := s.listFilter(req.Filters)
 	if err != nil {
@@ -378,6 +382,7 @@ func (s imageService) List(_ context.Context, req *apiv1.ImageServiceListRequest
 	all := slices.DeleteFunc(s.images.List(), func(i images.Info) bool { return !match(i) })
 	page, next := pageOf(all, req.PageSize, req.PageToken, func(i images.Info) string { return i.ID.String() })
 	resp := &apiv1.ImageServiceListResponse{NextPageToken: next}
+	size := 0
 	for _, i := range page {
 		summary := &apiv1.ImageSummary{
 			Id: i.ID.String(), Tags: i.Tags, Digests: i.Digests, CreatedAt: timestamppb.New(i.Created),
@@ -387,6 +392,10 @@ func (s imageService) List(_ context.Context, req *apiv1.ImageServiceListRequest
 			for _, l := range s.images.LayersOf(i.Image) {
 				summary.Layers = append(summary.Layers, &apiv1.ImageLayer{DiffId: l.DiffID.String(), SizeBytes: l.Bytes, Images: int32(l.Images)})
 			}
+		}
+		if size += proto.Size(summary); size > maxListBytes && len(resp.Images) > 0 {
+			resp.NextPageToken = resp.Images[len(resp.Images)-1].Id
+			break
 		}
 		resp.Images = append(resp.Images, summary)
 	}

@@ -17,18 +17,13 @@
 package images
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
-	"maps"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"berth/internal/fault"
 	"berth/internal/faultpoint"
 	"berth/internal/journal"
 	"berth/services/imaged/graph"
@@ -37,7 +32,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 )
 
 var (
@@ -154,178 +148,6 @@ type layer struct {
 	count int
 }
 
-// Open reads the records in j and makes disk and records agree: what is on the
-// disk without a record goes, and so do records nobody refers to. Blobs that are
-// kept for others than images, each as often as it is, stay (see Keep).
-func Open(j *journal.Journal, s *store.Store, d graph.Driver, log hclog.Logger, kept ...digest.Digest) (*Images, error) {
-	m := &Images{
-		journal: j, store: s, driver: d, log: log,
-		images: map[digest.Digest]*entry{}, refs: map[string]Ref{},
-		blobs: map[digest.Digest]*blob{}, layers: map[digest.Digest]*layer{},
-		missingBlobs: tally{}, missingLayers: tally{},
-	}
-	// A start makes hardly any garbage, and what it makes stays: collecting over
-	// and over while that grows would take a quarter of the time.
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
-	var all []Image
-	var g errgroup.Group // these three look at different things
-	g.Go(m.loadBlobs)
-	g.Go(m.loadLayers)
-	g.Go(func() error {
-		return each(m.journal, imagePrefix, func(_ string, i Image) error {
-			all = append(all, i)
-			return nil
-		})
-	})
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	for _, i := range all {
-		m.loadImage(i)
-	}
-	m.keep(kept, 1)
-	if err := m.loadRefs(); err != nil {
-		return nil, err
-	}
-	return m, m.dropUnused()
-}
-
-const (
-	imagePrefix = "image/"
-	refPrefix   = "ref/"
-	blobPrefix  = "blob/"
-	layerPrefix = "layer/"
-)
-
-// each decodes the records below prefix.
-func each[T any](j *journal.Journal, prefix string, f func(key string, value T) error) error {
-	for key, raw := range j.Range(prefix) {
-		var v T
-		if err := json.Unmarshal(raw, &v); err != nil {
-			return fault.DataLoss.Errorf("BAD_RECORD", "record %s is damaged: %w", key, err)
-		}
-		if err := f(key[len(prefix):], v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// loadBlobs keeps the records whose blob is there in full length, and takes
-// away blobs without a record. An image that misses one is reported when it is used
-// and mended by the next pull.
-func (m *Images) loadBlobs() error {
-	onDisk := make(map[digest.Digest]int64, m.journal.Len()/2)
-	m.blobs = make(map[digest.Digest]*blob, m.journal.Len()/2)
-	for info, err := range m.store.All() {
-		if err != nil {
-			return err
-		}
-		onDisk[info.Digest] = info.Size
-	}
-	err := each(m.journal, blobPrefix, func(key string, b Blob) error {
-		d := digest.Digest(key)
-		if b.Gone {
-			m.gone = append(m.gone, d)
-			delete(onDisk, d)
-			return m.store.Delete(d)
-		}
-		if size, ok := onDisk[d]; !ok || size != b.Size {
-			m.log.Error("blob is missing or cut short", "digest", d)
-			return nil
-		}
-		m.blobs[d] = &blob{Blob: b}
-		delete(onDisk, d)
-		return nil
-	})
-	for d := range onDisk {
-		err = errors.Join(err, m.store.Demote(d))
-	}
-	return err
-}
-
-// loadLayers is loadBlobs for layers.
-func (m *Images) loadLayers() error {
-	names, err := m.driver.Layers()
-	if err != nil {
-		return err
-	}
-	onDisk := make(map[string]bool, len(names))
-	m.layers = make(map[digest.Digest]*layer, len(names))
-	for _, n := range names {
-		onDisk[n] = true
-	}
-	err = each(m.journal, layerPrefix, func(key string, l graph.Layer) error {
-		if !onDisk[l.Name] {
-			m.log.Error("layer is missing", "diff_id", key, "layer", l.Name)
-			return nil
-		}
-		m.layers[digest.Digest(key)] = &layer{Layer: l}
-		delete(onDisk, l.Name)
-		return nil
-	})
-	for n := range onDisk {
-		err = errors.Join(err, m.driver.Remove(n))
-	}
-	return err
-}
-
-func (m *Images) loadImage(i Image) {
-	e := &entry{Image: i, names: map[string]bool{}}
-	if i.Summary == nil {
-		c, err := m.configOf(e)
-		if err != nil {
-			m.log.Error("image is damaged", "image", i.ID, "error", err)
-			c = &manifest.Config{}
-		}
-		e.Summary = summaryOf(c)
-	}
-	m.images[i.ID] = e
-	m.count(&e.Image, 1)
-}
-
-// configOf gives the configuration of e, which is read when it is first asked
-// for. DataLoss if it is damaged.
-func (m *Images) configOf(e *entry) (*manifest.Config, error) {
-	if c := e.config.Load(); c != nil {
-		return c, nil
-	}
-	raw, err := m.store.ReadAll(e.ID, manifest.MaxBytes)
-	if err != nil {
-		return nil, err
-	}
-	c, err := manifest.ParseConfig(raw)
-	if err != nil {
-		return nil, err
-	}
-	e.config.Store(&c)
-	return &c, nil
-}
-
-func (m *Images) loadRefs() error {
-	return each(m.journal, refPrefix, func(name string, r Ref) error {
-		if e := m.images[r.Image]; e != nil {
-			m.refs[name] = r
-			e.names[name] = true
-		}
-		return nil
-	})
-}
-
-// dropUnused deletes what a crash left recorded but unused: layers of a pull
-// that did not get to its image.
-func (m *Images) dropUnused() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var batch journal.Batch
-	m.dropPast(&batch)
-	for _, d := range m.gone {
-		batch.Delete(blobPrefix + d.String())
-	}
-	m.gone = nil
-	return m.drop(&batch, m.unused(maps.Keys(m.blobs), maps.Keys(m.layers)), true)
-}
-
 // count adds n to the count of everything image i needs. The caller holds mu.
 func (m *Images) count(i *Image, n int) {
 	for _, d := range i.Blobs() {
@@ -437,13 +259,4 @@ func (m *Images) drop(batch *journal.Batch, p parts, keep bool) error {
 	}
 	errs = append(errs, m.journal.Commit(&swept, false), rmiSwept.Hit())
 	return errors.Join(errs...)
-}
-
-func put(b *journal.Batch, key string, value any) error {
-	raw, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode record %s: %w", key, err)
-	}
-	b.Put(key, raw)
-	return nil
 }

@@ -269,7 +269,7 @@ func TestF45ManyImages(t *testing.T) {
 		}
 	})
 	r.close()
-	took("start", 2*time.Second, r.open)
+	took("start", 1500*time.Millisecond, r.open)
 	took("list", 200*time.Millisecond, func() {
 		if n := len(r.images.List()); n != count {
 			t.Errorf("%d images", n)

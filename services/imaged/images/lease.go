@@ -40,11 +40,24 @@ func (l *Lease) Blob(d digest.Digest) (Blob, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.blobs[d]
-	if b == nil {
+	if b == nil || !m.fullLength(d, b) {
 		return Blob{}, false
 	}
 	l.holdBlob(d, b)
 	return b.Blob, true
+}
+
+// fullLength tells whether a blob is as long as it should be. One that is not
+// counts as missing from then on. The caller holds mu.
+func (m *Images) fullLength(d digest.Digest, b *blob) bool {
+	size, err := m.store.Size(d)
+	if err == nil && size == b.Size || err != nil && !fault.Is(err, fault.NotFound) {
+		return true
+	}
+	m.log.Error("blob is missing or cut short", "digest", d)
+	m.missingBlobs.add(d, b.count)
+	delete(m.blobs, d)
+	return false
 }
 
 func (l *Lease) holdBlob(d digest.Digest, b *blob) {
@@ -271,6 +284,8 @@ func (l *Lease) Release() {
 	for _, d := range l.blobs {
 		if b := m.blobs[d]; b != nil {
 			b.count--
+		} else {
+			m.missingBlobs.add(d, -1) // found cut short meanwhile
 		}
 	}
 	for _, d := range l.layers {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -54,6 +55,7 @@ func (r *rig) check(err error) {
 
 func (r *rig) open() {
 	r.Helper()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // as main does
 	j, err := journal.Open(filepath.Join(r.dir, "journal"), journal.Options{})
 	r.check(err)
 	can, err := trash.Open(filepath.Join(r.dir, "trash"), r.Logf)

@@ -183,36 +183,39 @@ func (s *Store) Delete(d digest.Digest) error {
 	return nil
 }
 
-// All yields the digest and size in bytes of every blob, in no order. An error
-// ends it. Files that are not blobs are passed over.
-func (s *Store) All() iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
+// All yields the digest of every blob, in no order. An error ends it. Files that
+// are not blobs are passed over.
+func (s *Store) All() iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
 		for _, a := range algorithms {
-			entries, err := os.ReadDir(filepath.Join(s.blobs, a.String()))
+			dir, err := os.Open(filepath.Join(s.blobs, a.String()))
 			if err != nil {
-				yield(Info{}, err)
+				yield("", err)
 				return
 			}
-			for _, e := range entries {
-				d := digest.NewDigestFromEncoded(a, e.Name())
-				st, err := e.Info()
-				if Check(d) != nil || errors.Is(err, fs.ErrNotExist) {
-					continue
-				}
-				if err != nil {
-					yield(Info{}, err)
-					return
-				}
-				if !yield(Info{Digest: d, Size: st.Size()}, nil) {
-					return
-				}
+			if !allIn(dir, a, yield) {
+				return
 			}
 		}
 	}
 }
 
-// Info is what All knows of a blob.
-type Info struct {
-	Digest digest.Digest
-	Size   int64 // bytes
+// allIn yields the blobs in a directory and closes it; false if that is enough.
+func allIn(dir *os.File, a digest.Algorithm, yield func(digest.Digest, error) bool) bool {
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(4096)
+		for _, n := range names {
+			if d := digest.NewDigestFromEncoded(a, n); Check(d) == nil && !yield(d, nil) {
+				return false
+			}
+		}
+		if err == io.EOF {
+			return true
+		}
+		if err != nil {
+			yield("", err)
+			return false
+		}
+	}
 }
