@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/cli/apiv1"
+	"berth/internal/rest"
 )
 
 // The daemons in the order of starting; any order works, this one logs the fewest retries.
@@ -252,6 +253,7 @@ func (a *app) supervise(ctx context.Context, bin string) error {
 			wg.Go(func() { a.keep(others, filepath.Join(bin, name), name) })
 		}
 	}
+	rest.Started() // what made the command line
 	a.keep(ctx, filepath.Join(bin, "apid"), "apid")
 	stopOthers()
 	wg.Wait()

@@ -103,6 +103,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.health.Resume()
 	notify("READY=1")
 	rest.Worked()
+	rest.Started()
 
 	select {
 	case err := <-served:

@@ -8,7 +8,6 @@ package rest
 import (
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
 	"sync/atomic"
 	"time"
 )
@@ -90,10 +89,8 @@ func trim() {
 	debug.FreeOSMemory()
 }
 
-const allocsMetric = "/gc/heap/allocs:bytes"
-
 func allocated() uint64 {
-	sample := []metrics.Sample{{Name: allocsMetric}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }

@@ -42,8 +42,8 @@ func mayImport(path string) []string {
 	case under(path, "cli"):
 		// A client like any other: what it knows of the engine is the contract,
 		// in the form of cli/apiv1. The kernel's features it looks at for
-		// `berth check`.
-		return []string{"cli", "internal/version", "libcontainer/feature"}
+		// `berth check`, and `berth up` rests for days.
+		return []string{"cli", "internal/version", "internal/rest", "libcontainer/feature"}
 	case under(path, "services"):
 		own := strings.Join(strings.SplitN(path, "/", 3)[:2], "/")
 		return []string{own, "proto", "libcontainer", "internal"}
