@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -369,13 +370,28 @@ func (m *Manager) sweepLater(c *container.Container, all bool) {
 		if !all {
 			return
 		}
-		os.RemoveAll(m.runDir(id))
+		if err := removeFolder(m.runDir(id)); err != nil {
+			m.Log.Warn("delete run folder", "container", id, "error", err)
+		}
 		c.Logs.Lock()
 		defer c.Logs.Unlock()
 		if err := os.RemoveAll(m.stateDir(id)); err != nil {
 			m.Log.Warn("delete log", "container", id, "error", err)
 		}
 	})
+}
+
+// removeFolder deletes a container's run folder. On a busy machine the monitor may
+// not have heard that we know of the exit and writes it down there just then: a
+// file that appears after the look at the folder keeps it from going.
+func removeFolder(dir string) (err error) {
+	const most = 10 // the monitor writes once
+	for range most {
+		if err = os.RemoveAll(dir); !errors.Is(err, syscall.ENOTEMPTY) {
+			break
+		}
+	}
+	return err
 }
 
 // deleteGroup ends everything in a container's cgroup and removes it.
