@@ -32,6 +32,17 @@ func TestF19PullGoesOn(t *testing.T) {
 
 	for name, interrupt := range map[string]func(*testing.T){
 		"imaged is killed": func(t *testing.T) { e.Kill(t, "imaged") },
+		"unpacking is killed": func(t *testing.T) {
+			pids := e.Children("imaged", "berth-unpack")
+			if len(pids) == 0 {
+				t.Fatal("nobody unpacks")
+			}
+			for _, pid := range pids {
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
 		"job is cancelled": func(t *testing.T) {
 			id := strings.Fields(e.Berth(t, "jobs", "--format", "{{.ID}} {{.State}}"))[0]
 			e.Berth(t, "jobs", "cancel", id)
@@ -51,6 +62,8 @@ func TestF19PullGoesOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e.Berth(t, "registry", "limits", "--bandwidth", "150k")
 			pull := e.Command("pull", "-q", ref)
+			var says strings.Builder
+			pull.Stderr = &says
 			if err := pull.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -58,6 +71,10 @@ func TestF19PullGoesOn(t *testing.T) {
 			interrupt(t)
 			if err := pull.Wait(); err == nil {
 				t.Fatal("the interrupted pull succeeded")
+			}
+			harness.Eventually(t, 2*time.Second, func() bool { return len(e.Children("imaged", "berth-unpack")) == 0 }, "nobody unpacks any more")
+			if name == "unpacking is killed" && !(strings.Contains(says.String(), "error: layer ") && strings.Contains(says.String(), "killed")) {
+				t.Errorf("the user is told %q, not which layer it was and that it was killed", says.String())
 			}
 			reg.Restart()
 			e.Ready(t)

@@ -248,6 +248,21 @@ func (e *Engine) Pid(daemon string) int {
 	return pid
 }
 
+// Children are the processes of that name that a daemon has started.
+func (e *Engine) Children(daemon, name string) (pids []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.Pid(daemon)))
+	for _, t := range tasks {
+		b, _ := os.ReadFile(t)
+		for _, f := range strings.Fields(string(b)) {
+			comm, _ := os.ReadFile("/proc/" + f + "/comm")
+			if pid, err := strconv.Atoi(f); err == nil && strings.TrimSpace(string(comm)) == name {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
 // Kill sends SIGKILL to a daemon and waits until it is gone. `berth up` starts it again.
 func (e *Engine) Kill(t testing.TB, daemon string) {
 	t.Helper()

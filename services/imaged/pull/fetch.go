@@ -154,7 +154,7 @@ func (p *Puller) makeRoom(err error) {
 // run does the work of f. One that failed is forgotten at once, so that who
 // comes next tries again.
 func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) {
-	rest.Begin() // decoders leave some 50 MiB behind
+	rest.Begin() // what was downloaded has left buffers behind
 	defer rest.End()
 	defer close(f.done)
 	defer func() { // the archive comes from strangers: a bug in a parser must not end the daemon
