@@ -29,6 +29,8 @@ func Dial(path string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithAuthority("localhost"),
 		grpc.WithIdleTimeout(0),
+		grpc.WithInitialWindowSize(streamWindow),
+		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: connectPatience,

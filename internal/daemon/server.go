@@ -36,6 +36,16 @@ const (
 	maxStreams  = 256     // calls at once on one connection of a client
 	allStreams  = 1 << 16 // and on that of apid to a backend, over which all its clients come
 	drainPeriod = 5 * time.Second
+
+	// With windows of its own choice grpc-go does not estimate the bandwidth-delay product, which takes a
+	// ping and its answer, and thus two more wake-ups, beside nearly every message. Over a unix socket
+	// that product is well below these, in bytes.
+	streamWindow = 128 << 10
+	connWindow   = 1 << 20
+
+	// streamWorkers are goroutines that stay, with the stack that a handler has needed; more calls than
+	// these get new ones.
+	streamWorkers = 4
 )
 
 // errStopping is why streams end when the daemon stops.
@@ -77,6 +87,9 @@ func NewServer(o ServerOptions) *Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(64 << 10),
 		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// From the outside in:
 		//  1. the log line, outermost so that it sees what the client sees;
