@@ -36,7 +36,7 @@ func (b *Builder) security(s *apiv1.Security, c *libcontainer.Command) error {
 }
 
 func (b *Builder) capabilities(s *apiv1.Security) (caps.Set, error) {
-	all := caps.Bounding()
+	all := b.bounding
 	base := b.Capabilities
 	if s.GetPrivileged() {
 		base = all

@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
 
 	"berth/internal/events"
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
 	"berth/libcontainer/cgroup"
 	"berth/libcontainer/netns"
+	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	"berth/services/execd/container"
 	"berth/services/execd/keeper"
@@ -221,14 +223,10 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 		return nil, fault.InvalidArgument.Errorf("SPEC", "the request has no container")
 	}
 	image := req.GetRootfs().GetConfig()
-	if err := m.Builder.Check(spec, image); err != nil {
-		return nil, err
-	}
-	if err := checkLog(spec); err != nil {
-		return nil, err
-	}
-	if err := checkRestart(spec); err != nil {
-		return nil, err
+	if s := m.standby.peek(req.Id); s == nil || !proto.Equal(s.spec, spec) { // else it has passed
+		if err := m.check(spec, image); err != nil {
+			return nil, err
+		}
 	}
 	name, err := m.Containers.Reserve(req.Id, spec.Name)
 	if err != nil {
@@ -257,6 +255,17 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 	m.Containers.Add(c)
 	m.Events.Emit("container", "create", i.ID, attributes(i))
 	return c, nil
+}
+
+// check finds what is wrong with a container that is to be. It touches nothing.
+func (m *Manager) check(spec *apiv1.ContainerSpec, image *apiv1.ImageConfig) error {
+	if err := m.Builder.Check(spec, image); err != nil {
+		return err
+	}
+	if err := checkLog(spec); err != nil {
+		return err
+	}
+	return checkRestart(spec)
 }
 
 // reserveIDs is for a container with a user namespace of its own.

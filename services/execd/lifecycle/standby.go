@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"berth/internal/fault"
+	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	networkv1 "berth/proto/berth/network/v1"
 	"berth/services/execd/container"
@@ -32,7 +33,9 @@ import (
 
 // standing is a container that was built ahead, as planned.
 type standing struct {
+	spec      *apiv1.ContainerSpec // with the command of the one before it
 	plan      *launch.Plan
+	launch    *wire.Launch // of that command
 	namespace *networkv1.Namespace
 	expiry    *time.Timer
 }
@@ -63,7 +66,7 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	if _, err := m.Containers.Find(req.Id); err == nil {
 		return false, fault.FailedPrecondition.Errorf("CONTAINER_EXISTS", "container %s exists already", req.Id)
 	}
-	if err := m.Builder.Check(spec, req.GetRootfs().GetConfig()); err != nil {
+	if err := m.check(spec, req.GetRootfs().GetConfig()); err != nil {
 		return false, err
 	}
 	m.standby.put(req.Id, nil) // so that nobody takes its folder for a leftover
@@ -73,6 +76,10 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	}
 	if err == nil {
 		err = m.withNamespace(network.GetNamespace(), func(netns int) error { return m.keeper.StandBy(ctx, launch, netns) })
+	}
+	var stands *wire.Launch
+	if err == nil {
+		stands, err = commandOnly(launch, plan)
 	}
 	if err != nil {
 		os.RemoveAll(m.runDir(req.Id))
@@ -85,7 +92,7 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 			m.StandDown(m.life, req.Id)
 		}
 	})
-	m.standby.put(req.Id, &standing{plan, network.GetNamespace(), expiry})
+	m.standby.put(req.Id, &standing{spec, plan, stands, network.GetNamespace(), expiry})
 	return true, nil
 }
 
@@ -133,6 +140,13 @@ func (s *standby) take(id string) *standing {
 	return taken
 }
 
+// peek leaves it.
+func (s *standby) peek(id string) *standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[id]
+}
+
 func (s *standby) has(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,6 +168,26 @@ func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 	return maps.EqualFunc(s.plan.Etc, p.Etc, equalText) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
 }
 
+// repeats reports whether the run asks for exactly what was planned, its command included. The
+// root file system and the endpoint of an id are the same for as long as they exist; what comes
+// from the host's files may have changed.
+func (s *standing) repeats(spec *apiv1.ContainerSpec, network *networkv1.AttachResponse) bool {
+	return s != nil && network.GetNamespace().GetKind() != networkv1.Namespace_KIND_HOST &&
+		proto.Equal(s.namespace, network.GetNamespace()) && proto.Equal(s.spec, spec)
+}
+
+// commandOnly is a launch of a container that stands.
+func commandOnly(req *wire.Launch, p *launch.Plan) (*wire.Launch, error) {
+	now := *req
+	now.Stands, now.NetNS = true, false
+	var err error
+	now.Config, now.Filter, err = p.Start.EncodeCommand()
+	if p.Start.Container.EarlyFilter {
+		now.Filter = nil // it is loaded
+	}
+	return &now, err
+}
+
 func equalText(a, b []byte) bool { return string(a) == string(b) }
 
 // launchStanding starts the command of a container that was built ahead. Neither answer nor
@@ -163,17 +197,16 @@ func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.
 		return nil, nil
 	}
 	err := errors.New("the plan differs")
-	if s.suits(plan, g.Network.GetNamespace()) {
-		now := *req
-		now.Stands = true
-		if now.Config, now.Filter, err = plan.Start.EncodeCommand(); err != nil {
-			return nil, err
+	if plan == s.plan || s.suits(plan, g.Network.GetNamespace()) {
+		now := s.launch
+		if plan != s.plan {
+			if now, err = commandOnly(req, plan); err != nil {
+				return nil, err
+			}
 		}
-		if plan.Start.Container.EarlyFilter {
-			now.Filter = nil // it is loaded
-		}
+		now.Trace = req.Trace
 		var got *wire.Launched
-		if got, err = m.ask(ctx, &now, -1, client); err == nil {
+		if got, err = m.ask(ctx, now, -1, client); err == nil {
 			return got, nil
 		}
 		if w := new(wire.Error); !errors.As(err, &w) || w.Code != wire.CodeNotStanding {

@@ -58,7 +58,7 @@ func (m *Manager) Start(ctx context.Context, c *container.Container, g Given, cl
 func (m *Manager) run(ctx context.Context, c *container.Container, i *container.Info, g Given, client *Client) (*container.Info, error) {
 	begin := g.Timeline.Now()
 	stands := m.standby.take(i.ID)
-	plan, req, err := m.plan(i, g, stands)
+	plan, req, err := m.planAgain(i, g, stands)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +92,16 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 		i.Warnings = append(append(plan.Warnings, g.Network.GetWarnings()...), got.Warnings...)
 		i.RestartCount = 0
 	})
+}
+
+// planAgain is plan, unless that has been made already.
+func (m *Manager) planAgain(i *container.Info, g Given, ahead *standing) (*launch.Plan, *wire.Launch, error) {
+	if ahead.repeats(i.Spec, g.Network) {
+		req := *ahead.launch
+		req.Stands, req.Config, req.Filter = false, nil, nil
+		return ahead.plan, &req, nil
+	}
+	return m.plan(i, g, ahead)
 }
 
 // plan makes the container's folders, and the request to the monitor but for the
