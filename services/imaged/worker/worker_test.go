@@ -1,9 +1,11 @@
 package worker_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,6 +25,7 @@ import (
 	"berth/services/imaged/worker/workertest"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -171,6 +174,72 @@ func TestF12Full(t *testing.T) {
 		t.Errorf("%v, want ENOSPC", err)
 	}
 	r.nothing()
+}
+
+// TestS13Memory: with the largest window that a zstd stream may ask for, the process stays below 256 MiB; one that asks for
+// more is refused.
+func TestS13Memory(t *testing.T) {
+	r := newRig(t)
+	for window, ok := range map[int]bool{128 << 20: true, 256 << 20: false} {
+		highest := 0
+		src := &lastWords{r: zeros(t, window, 3*128<<20), atEnd: func() {
+			for _, pid := range children(t) {
+				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				_, after, _ := strings.Cut(string(status), "VmHWM:")
+				var kib int
+				fmt.Sscan(after, &kib)
+				highest = max(highest, kib>>10)
+			}
+		}}
+		s, _, err := r.workers.Unpack(t.Context(), r.layers, src)
+		switch {
+		case ok && err != nil:
+			t.Errorf("window of %d: %v", window, err)
+		case !ok && !errors.Is(err, fault.DataLoss):
+			t.Errorf("window of %d: not refused: %v", window, err)
+		case ok && (highest < 128 || highest >= 256):
+			t.Errorf("window of %d: the process had %d MiB", window, highest)
+		}
+		if err == nil {
+			s.Discard()
+		}
+	}
+	r.nothing()
+}
+
+// zeros is the archive of one file of so many zeros, compressed with a window of the given size.
+func zeros(t *testing.T, window, size int) io.Reader {
+	out, in := io.Pipe()
+	go func() {
+		z, err := zstd.NewWriter(in, zstd.WithWindowSize(window), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			in.CloseWithError(err)
+			return
+		}
+		w := tar.NewWriter(z)
+		w.WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(size)})
+		for block := make([]byte, 1<<20); size > 0; size -= len(block) {
+			w.Write(block)
+		}
+		in.CloseWithError(errors.Join(w.Close(), z.Close()))
+	}()
+	t.Cleanup(func() { out.Close() })
+	return out
+}
+
+// lastWords calls atEnd a moment after r was read to its end.
+type lastWords struct {
+	r     io.Reader
+	atEnd func()
+}
+
+func (l *lastWords) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if err == io.EOF {
+		time.Sleep(100 * time.Millisecond)
+		l.atEnd()
+	}
+	return n, err
 }
 
 // script stands in for berth-unpack.

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 
 	"berth/libcontainer/sandbox"
@@ -68,6 +69,7 @@ func Enter(dir *os.File, q wire.Request) (sandbox.State, error) {
 		return s, fmt.Errorf("enter the sandbox: %w", err)
 	}
 	runtime.GOMAXPROCS(max(q.Processors, 1))
+	debug.SetMemoryLimit(collectAt)
 	return s, nil
 }
 
@@ -113,9 +115,10 @@ func describe(err error) *wire.Error {
 
 // Bounds that no honest layer comes near.
 const (
-	maxMemory  = 1 << 30 // bytes; a zstd stream may ask for a window of 128 MiB, of which decoders keep two
-	maxSeconds = 3600    // of processor time
-	spareFiles = 64      // beside one for each directory that an entry is below
+	maxMemory  = 512 << 20 // bytes; a zstd stream may ask for a window of 128 MiB
+	collectAt  = 192 << 20 // bytes, above which garbage is collected all the time
+	maxSeconds = 3600      // of processor time
+	spareFiles = 64        // beside one for each directory that an entry is below
 )
 
 func limits(q wire.Request) sandbox.Limits {
