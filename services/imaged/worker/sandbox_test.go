@@ -103,6 +103,9 @@ func TestS11Process(t *testing.T) {
 			t.Errorf("limits: %s", wrong)
 		}
 	}
+	if adj, err := os.ReadFile(proc + "/oom_score_adj"); err != nil || strings.TrimSpace(string(adj)) != "500" {
+		t.Errorf("oom_score_adj is %q, %v", adj, err)
+	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(proc+"/mem", &st); err != nil || st.Uid != 0 {
 		t.Errorf("its memory belongs to user %d, %v", st.Uid, err)

@@ -40,6 +40,9 @@ func run(in io.Reader, out io.Writer) error {
 	if err := sandbox.CloseFrom(wire.Archive + 1); err != nil { // what imaged was given by whoever started it
 		return err
 	}
+	// Where memory is short, the kernel is to end this process before imaged, whose protection it has inherited. It may not
+	// be told so everywhere, and goes on as well without.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
 	q, err := wire.ReadRequest(in)
 	if err != nil {
 		return err
