@@ -49,12 +49,22 @@ func (p *plan) execInside(ctx context.Context, target Target, t *tracer) (*Proce
 			runtime.UnlockOSThread()
 			return
 		}
+		growStack()
 		proc, err := p.fromInside(ctx, target, t)
 		done <- result{proc, err}
 	}
 	go thread()
 	r := <-done
 	return r.proc, r.err
+}
+
+// growStack makes the stack of a new goroutine as large as it is going to be. Else it
+// would grow in steps, each with a copy of all that is on it by then.
+//
+//go:noinline
+func growStack() {
+	var room [12 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // fitsInside looks for what only an init can do, or does more safely. The child shares
@@ -80,11 +90,18 @@ func (p *plan) fitsInside(target Target) error {
 
 // boundingOf is the bounding set of a process.
 func boundingOf(pid int) (caps.Set, error) {
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	// Without os.ReadFile, which asks the poller and reads in small pieces.
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(status), "\nCapBnd:\t")
+	defer unix.Close(fd)
+	status := make([]byte, 8<<10) // it is less than 2
+	n, err := unix.Read(fd, status)
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status[:n]), "\nCapBnd:\t")
 	line, _, _ := strings.Cut(rest, "\n")
 	set, err := strconv.ParseUint(line, 16, 64)
 	return caps.Set(set), err
