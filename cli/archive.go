@@ -28,6 +28,12 @@ func (a *app) saveCommand() *cobra.Command {
 				return usagef("give a file with -o, or redirect the output", "an archive is not written to a terminal")
 			}
 			req.Images = args
+			if req.AllPlatforms && req.Platform != "" {
+				return usagef("", "--all-platforms and --platform do not go together")
+			}
+			if req.AllPlatforms && req.Format == "" {
+				req.Format = "oci" // the other holds one platform
+			}
 			e, err := a.connect()
 			if err != nil {
 				return err
@@ -49,7 +55,8 @@ func (a *app) saveCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&output, "output", "o", "", "file to write to instead of standard output")
 	f.StringVar(&req.Format, "format", "", "docker (default), or oci for the OCI image layout alone")
-	f.StringVar(&req.Platform, "platform", "", "os/arch[/variant] that the images must be for")
+	f.StringVar(&req.Platform, "platform", "", "os/arch[/variant] to save of images for several")
+	f.BoolVar(&req.AllPlatforms, "all-platforms", false, "for all platforms, as an OCI image layout; needs an image that was pulled or loaded so")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c
 }
@@ -186,6 +193,7 @@ func (a *app) loadCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&input, "input", "i", "", "file to read instead of standard input")
 	f.StringVar(&o.Platform, "platform", "", "os/arch[/variant] to take of images for several")
+	f.BoolVar(&o.AllPlatforms, "all-platforms", false, "all platforms that the archive has; the name goes to the one for this host")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c
 }

@@ -69,7 +69,7 @@ func (a *app) pullCommand() *cobra.Command {
 }
 
 func (a *app) pushCommand() *cobra.Command {
-	var quiet, allTags bool
+	var quiet, allTags, allPlatforms bool
 	c := &cobra.Command{
 		Use: "push [OPTIONS] NAME[:TAG]", Short: "Send an image to its registry", Args: needArgs(1, 1),
 		Example: "  berth tag web 127.0.0.1:5000/web && berth push 127.0.0.1:5000/web",
@@ -81,7 +81,7 @@ func (a *app) pushCommand() *cobra.Command {
 			defer e.Close()
 			ctx, leave := leavable(cmd.Context())
 			defer leave()
-			stream, err := e.images.Push(ctx, &apiv1.ImageServicePushRequest{Reference: args[0], AllTags: allTags, Auth: authFor(args[0])})
+			stream, err := e.images.Push(ctx, &apiv1.ImageServicePushRequest{Reference: args[0], AllTags: allTags, AllPlatforms: allPlatforms, Auth: authFor(args[0])})
 			if err != nil {
 				return err
 			}
@@ -102,6 +102,7 @@ func (a *app) pushCommand() *cobra.Command {
 	}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	c.Flags().BoolVarP(&allTags, "all-tags", "a", false, "all tags of the repository")
+	c.Flags().BoolVar(&allPlatforms, "all-platforms", false, "for all platforms; needs an image that was pulled or loaded so")
 	return c
 }
 

@@ -296,6 +296,8 @@ type ImageServicePushRequest struct {
 	Auth      *RegistryAuth
 	// All tags that the repository has here; reference has none then.
 	AllTags bool
+	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here.
+	AllPlatforms bool
 }
 
 // GetReference is the field, or its zero value where there is none.
@@ -322,6 +324,14 @@ func (m *ImageServicePushRequest) GetAllTags() (v bool) {
 	return v
 }
 
+// GetAllPlatforms is the field, or its zero value where there is none.
+func (m *ImageServicePushRequest) GetAllPlatforms() (v bool) {
+	if m != nil {
+		return m.AllPlatforms
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServicePushRequest) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -335,6 +345,9 @@ func (m *ImageServicePushRequest) AppendTo(b []byte) []byte {
 	}
 	if m.AllTags {
 		b = wire.AppendBool(b, 3, m.AllTags)
+	}
+	if m.AllPlatforms {
+		b = wire.AppendBool(b, 4, m.AllPlatforms)
 	}
 	return b
 }
@@ -353,6 +366,8 @@ func (m *ImageServicePushRequest) Merge(b []byte) error {
 			d.Message(m.Auth)
 		case 3<<3 | wire.Varint:
 			m.AllTags = d.Bool()
+		case 4<<3 | wire.Varint:
+			m.AllPlatforms = d.Bool()
 		}
 	}
 	return d.Err()
@@ -890,12 +905,23 @@ func (m *ImageServiceLoadRequest) Merge(b []byte) error {
 type ImageServiceLoadRequest_Options struct {
 	// "os/arch[/variant]" to take of images for several; default: the host's, or the only one in the archive.
 	Platform string
+	// Everything that the archive has; the name goes to the platform that would be taken otherwise, the others are named
+	// by digest.
+	AllPlatforms bool
 }
 
 // GetPlatform is the field, or its zero value where there is none.
 func (m *ImageServiceLoadRequest_Options) GetPlatform() (v string) {
 	if m != nil {
 		return m.Platform
+	}
+	return v
+}
+
+// GetAllPlatforms is the field, or its zero value where there is none.
+func (m *ImageServiceLoadRequest_Options) GetAllPlatforms() (v bool) {
+	if m != nil {
+		return m.AllPlatforms
 	}
 	return v
 }
@@ -908,6 +934,9 @@ func (m *ImageServiceLoadRequest_Options) AppendTo(b []byte) []byte {
 	if len(m.Platform) > 0 {
 		b = wire.AppendBytes(b, 1, m.Platform)
 	}
+	if m.AllPlatforms {
+		b = wire.AppendBool(b, 2, m.AllPlatforms)
+	}
 	return b
 }
 
@@ -918,6 +947,8 @@ func (m *ImageServiceLoadRequest_Options) Merge(b []byte) error {
 		switch d.Key {
 		case 1<<3 | wire.Bytes:
 			m.Platform = d.String()
+		case 2<<3 | wire.Varint:
+			m.AllPlatforms = d.Bool()
 		}
 	}
 	return d.Err()
@@ -1056,8 +1087,11 @@ type ImageServiceSaveRequest struct {
 	// "docker" (default): OCI image layout with manifest.json and repositories, as docker save writes. "oci": the layout
 	// alone.
 	Format string
-	// "os/arch[/variant]" that the images must be for; default: any.
+	// "os/arch[/variant]" to save; default: what the name points to. Others than that are here after a pull or load of all.
 	Platform string
+	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here. Only with
+	// format "oci".
+	AllPlatforms bool
 }
 
 // GetImages is the field, or its zero value where there is none.
@@ -1084,6 +1118,14 @@ func (m *ImageServiceSaveRequest) GetPlatform() (v string) {
 	return v
 }
 
+// GetAllPlatforms is the field, or its zero value where there is none.
+func (m *ImageServiceSaveRequest) GetAllPlatforms() (v bool) {
+	if m != nil {
+		return m.AllPlatforms
+	}
+	return v
+}
+
 // AppendTo implements wire.Message.
 func (m *ImageServiceSaveRequest) AppendTo(b []byte) []byte {
 	if m == nil {
@@ -1097,6 +1139,9 @@ func (m *ImageServiceSaveRequest) AppendTo(b []byte) []byte {
 	}
 	if len(m.Platform) > 0 {
 		b = wire.AppendBytes(b, 3, m.Platform)
+	}
+	if m.AllPlatforms {
+		b = wire.AppendBool(b, 4, m.AllPlatforms)
 	}
 	return b
 }
@@ -1112,6 +1157,8 @@ func (m *ImageServiceSaveRequest) Merge(b []byte) error {
 			m.Format = d.String()
 		case 3<<3 | wire.Bytes:
 			m.Platform = d.String()
+		case 4<<3 | wire.Varint:
+			m.AllPlatforms = d.Bool()
 		}
 	}
 	return d.Err()

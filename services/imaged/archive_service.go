@@ -18,7 +18,7 @@ func (s imageService) Load(stream apiv1.ImageService_LoadServer) error {
 	})
 	loaded, err := s.loader.Load(stream.Context(), archive.LoadRequest{
 		Archive:  &dataReader[*apiv1.ImageServiceLoadRequest]{recv: stream.Recv, rest: first.GetData()},
-		Platform: first.GetOptions().GetPlatform(),
+		Platform: first.GetOptions().GetPlatform(), AllPlatforms: first.GetOptions().GetAllPlatforms(),
 		Progress: func(p archive.Progress) { progress.set(p.Layer, string(p.State), p.Current, p.Total) },
 	})
 	progress.close()
@@ -73,7 +73,7 @@ func (s imageService) Save(req *apiv1.ImageServiceSaveRequest, stream apiv1.Imag
 		return err
 	}), saveChunk)
 	err = s.saver.Save(stream.Context(), archive.SaveRequest{
-		Images: req.Images, Format: format, Platform: req.Platform, Size: func(n int64) { total = n },
+		Images: req.Images, Format: format, Platform: req.Platform, AllPlatforms: req.AllPlatforms, Size: func(n int64) { total = n },
 	}, out)
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ func (s imageService) Push(req *apiv1.ImageServicePushRequest, stream apiv1.Imag
 	for _, name := range names {
 		var r push.Result
 		r, err = s.pusher.Push(ctx, push.Request{
-			Name: name, Auth: authOf(req.Auth),
+			Name: name, Auth: authOf(req.Auth), AllPlatforms: req.AllPlatforms,
 			Progress: func(p push.Progress) { progress.set(p.Blob.String(), string(p.State), p.Current, p.Total) },
 		})
 		if err != nil {

@@ -44,6 +44,9 @@ type LoadRequest struct {
 	// Platform "os/arch[/variant]" is what to take of images for several; empty:
 	// the host's, or the only one that the archive has.
 	Platform string
+	// AllPlatforms takes all that the archive has; the name goes to the one Platform
+	// would take, the others are named by digest.
+	AllPlatforms bool
 	// Progress is called from several goroutines; may be nil.
 	Progress func(Progress)
 }
@@ -90,7 +93,7 @@ func (l *Loader) Load(ctx context.Context, r LoadRequest) ([]Loaded, error) {
 	if err := in.read(ctx, r.Archive); err != nil {
 		return nil, err
 	}
-	found, err := in.find(r.Platform)
+	found, err := in.find(r.Platform, r.AllPlatforms)
 	if err != nil {
 		return nil, err
 	}
@@ -106,10 +109,11 @@ type candidate struct {
 	config *entry
 	image  images.Image
 	names  []reference.Named
+	index  *entry // that is kept with the names; nil for none
 }
 
 // find reads what images the archive says it has and picks those to load.
-func (in *intake) find(platform string) ([]*candidate, error) {
+func (in *intake) find(platform string, all bool) ([]*candidate, error) {
 	_, oci := in.entries[indexFile]
 	_, docker := in.entries[manifestFile]
 	switch {
@@ -123,7 +127,7 @@ func (in *intake) find(platform string) ([]*candidate, error) {
 				return nil, err
 			}
 		}
-		return layout.pick(platform)
+		return layout.pick(platform, all)
 	case docker:
 		return in.dockerImages(platform)
 	}
@@ -185,13 +189,22 @@ func (l *Loader) record(lease *images.Lease, found []*candidate) ([]Loaded, erro
 				return nil, err
 			}
 		}
+		if c.index != nil {
+			if err := lease.AddDocument(c.index.raw, c.index.digest); err != nil {
+				return nil, err
+			}
+		}
 		named := images.Named{Image: c.image, Refs: map[string]images.Ref{}}
 		for _, n := range c.names {
 			if other, ok := refs[n.String()]; ok && other != c.image.ID {
 				return nil, refused("two of its images are called %s", images.Familiar(n.String()))
 			}
 			refs[n.String()] = c.image.ID
-			named.Refs[images.Key(n)] = images.Ref{Image: c.image.ID, Since: time.Now()}
+			ref := images.Ref{Image: c.image.ID, Since: time.Now()}
+			if c.index != nil {
+				ref.Index = c.index.digest
+			}
+			named.Refs[images.Key(n)] = ref
 		}
 		add = append(add, named)
 		at := slices.IndexFunc(loaded, func(l Loaded) bool { return l.ID == c.image.ID })

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/internal/fault"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
@@ -153,20 +154,53 @@ func ociNames(desc ocispec.Descriptor) ([]reference.Named, error) {
 	return []reference.Named{named}, nil
 }
 
-// pick chooses of each image the one for platform.
-func (l *layout) pick(platform string) ([]*candidate, error) {
+// pick chooses of each image the one for platform, and with others its others, too.
+func (l *layout) pick(platform string, others bool) ([]*candidate, error) {
 	var all []*candidate
 	for _, t := range l.top {
 		c, err := t.pick(platform)
+		if others && t.index != nil && platform == "" && fault.Is(err, fault.NotFound) {
+			c, err = t.images[0], nil // none for this host
+		}
 		if err != nil {
 			return nil, err
 		}
-		if err := l.in.complete(c); err != nil {
-			return nil, err
+		take := []*candidate{c}
+		if others && t.index != nil {
+			if take, err = t.family(l.in, c); err != nil {
+				return nil, err
+			}
+		}
+		for _, c := range take {
+			if slices.Contains(all, c) {
+				continue
+			}
+			if err := l.in.complete(c); err != nil {
+				return nil, err
+			}
+			all = append(all, c)
 		}
 		c.names = append(c.names, t.names...)
-		if !slices.Contains(all, c) {
-			all = append(all, c)
+	}
+	return all, nil
+}
+
+// family names all images of an index but chosen, which gets the index's name, by digest.
+func (t *topImage) family(in *intake, chosen *candidate) (all []*candidate, err error) {
+	if chosen.index, err = in.documentAt(blobName(t.desc.Digest)); err != nil {
+		return nil, err
+	}
+	for _, c := range t.images {
+		all = append(all, c)
+		for _, n := range t.names {
+			if c == chosen {
+				break
+			}
+			named, err := reference.WithDigest(reference.TrimNamed(n), c.desc.Digest)
+			if err != nil {
+				return nil, err
+			}
+			c.names = append(c.names, named)
 		}
 	}
 	return all, nil

@@ -54,6 +54,8 @@ type SaveRequest struct {
 	Images   []string
 	Format   Format
 	Platform string // "os/arch[/variant]" that the images must be for; empty: any
+	// AllPlatforms saves images with the index that they came from and all others in it. Only with format OCI.
+	AllPlatforms bool
 	// Size is told about how long the archive will be, before the first byte.
 	Size func(bytes int64)
 }
@@ -65,12 +67,18 @@ type saved struct {
 	m      manifest.Manifest
 	config []byte
 	names  []reference.NamedTagged
+	// family is what is saved under the names instead of the image alone; nil: the image alone.
+	family *images.Family
 }
 
 // Save writes the images to w: the same bytes for the same images and names,
 // whenever it is done. Every blob is verified on its way. After an error what
 // was written is of no use.
 func (s *Saver) Save(ctx context.Context, r SaveRequest, w io.Writer) error {
+	if r.AllPlatforms && r.Format != OCI {
+		return fault.InvalidArgument.Errorf("BAD_FORMAT", "a docker archive holds one platform of an image").With("format", string(r.Format)).
+			Hint("ask for format oci")
+	}
 	lease := s.Images.Lease() // removing an image meanwhile must not take its blobs away
 	defer lease.Release()
 	all, err := s.collect(r)
@@ -82,7 +90,11 @@ func (s *Saver) Save(ctx context.Context, r SaveRequest, w io.Writer) error {
 			return err
 		}
 	}
-	files, err := s.files(all, r.Format)
+	others, err := s.others(lease, all, r.AllPlatforms)
+	if err != nil {
+		return err
+	}
+	files, err := s.files(all, others, r.Format)
 	if err != nil {
 		return err
 	}
@@ -115,8 +127,10 @@ func (s *Saver) collect(r SaveRequest) ([]*saved, error) {
 			if err != nil {
 				return nil, err
 			}
-			if err := s.checkPlatform(t, found.ID, r.Platform); err != nil {
-				return nil, err
+			if r.Platform != "" {
+				if found.Image, err = s.Images.For(found, r.Platform); err != nil {
+					return nil, err
+				}
 			}
 			if found.Name == "" {
 				add(found, nil)
@@ -148,23 +162,36 @@ func (s *Saver) tagsOf(text string) ([]string, error) {
 	return []string{text}, nil
 }
 
-func (s *Saver) checkPlatform(text string, id digest.Digest, platform string) error {
-	if platform == "" {
-		return nil
+// others are the further platforms of the images, if all are wanted.
+func (s *Saver) others(lease *images.Lease, all []*saved, wanted bool) (others []*saved, err error) {
+	if !wanted {
+		return nil, nil
 	}
-	want, err := manifest.Platform(platform)
-	if err != nil {
-		return err
+	for _, i := range all {
+		found := images.Found{Image: i.Image}
+		if len(i.names) > 0 {
+			found.Name = images.Key(i.names[0])
+		}
+		family, err := s.Images.Family(found)
+		if err != nil {
+			return nil, err
+		}
+		if family.Index == "" {
+			continue
+		}
+		if _, ok := lease.Blob(family.Index); !ok {
+			return nil, fault.DataLoss.Errorf("IMAGE_DAMAGED", "index %s is missing", family.Index).Hint("pull it again")
+		}
+		i.family = &family
+		for _, image := range family.Images {
+			other := &saved{Image: image}
+			if err := s.hold(lease, other); err != nil {
+				return nil, err
+			}
+			others = append(others, other)
+		}
 	}
-	info, err := s.Images.Inspect(id)
-	if err != nil {
-		return err
-	}
-	if !manifest.RunsOn(info.Config, want) {
-		return fault.NotFound.Errorf("PLATFORM_NOT_FOUND", "image %s is here for %s/%s, not for %s", text, info.Config.OS, info.Config.Architecture, platform).
-			With("image", text)
-	}
-	return nil
+	return others, nil
 }
 
 // hold reads an image's documents and keeps its blobs from being deleted.
@@ -200,7 +227,8 @@ type file struct {
 
 // files lists what the archive will hold: what says what is in it comes first,
 // so that a reader knows early, then the blobs, each once.
-func (s *Saver) files(all []*saved, f Format) ([]file, error) {
+// The others are further platforms of them.
+func (s *Saver) files(all, others []*saved, f Format) ([]file, error) {
 	type document struct {
 		name  string
 		value any
@@ -228,6 +256,12 @@ func (s *Saver) files(all []*saved, f Format) ([]file, error) {
 		}
 	}
 	for _, i := range all {
+		if i.family != nil {
+			add(i.family.Index, i.family.Raw, int64(len(i.family.Raw)))
+		}
+	}
+	all = slices.Concat(all, others)
+	for _, i := range all {
 		add(i.Manifest, i.raw, int64(len(i.raw)))
 		add(i.ID, i.config, int64(len(i.config)))
 	}
@@ -248,6 +282,9 @@ func indexOf(all []*saved) ocispec.Index {
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, i := range all {
 		desc := ocispec.Descriptor{MediaType: i.m.MediaType, Digest: i.Manifest, Size: int64(len(i.raw))}
+		if i.family != nil {
+			desc = ocispec.Descriptor{MediaType: i.family.MediaType, Digest: i.family.Index, Size: int64(len(i.family.Raw))}
+		}
 		if len(i.names) == 0 {
 			index.Manifests = append(index.Manifests, desc)
 		}

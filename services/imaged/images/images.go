@@ -99,7 +99,10 @@ type Ref struct {
 	// Target is the digest of what the registry had under the name: the
 	// manifest, or an index that lists it. Empty for names given here.
 	Target digest.Digest `json:"target,omitempty"`
-	Since  time.Time     `json:"since"`
+	// Index is set if the index is here that the image is in, with images for
+	// other platforms. The blob stays as long as a name has it.
+	Index digest.Digest `json:"index,omitempty"`
+	Since time.Time     `json:"since"`
 }
 
 // Blob is the record of a blob.

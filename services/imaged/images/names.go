@@ -69,14 +69,74 @@ func (m *Images) point(batch *journal.Batch, refs map[string]Ref, undo func()) e
 		undo()
 		return err
 	}
+	var indexes []digest.Digest // that may not be needed any more
 	for name, r := range refs {
+		m.pin(r, 1)
 		if old, ok := m.refs[name]; ok {
 			delete(m.images[old.Image].names, name)
+			m.pin(old, -1)
+			indexes = append(indexes, old.Index)
 		}
 		m.refs[name] = r
 		m.images[r.Image].names[name] = true
 	}
+	if err := m.drop(&journal.Batch{}, m.unused(slices.Values(indexes), none), false); err != nil {
+		m.log.Error("delete indexes", "error", err)
+	}
 	return nil
+}
+
+// none is no layers.
+func none(func(digest.Digest) bool) {}
+
+// pin counts the index of a name. The caller holds mu.
+func (m *Images) pin(r Ref, n int) {
+	if r.Index != "" {
+		m.keep([]digest.Digest{r.Index}, n)
+	}
+}
+
+// pinAll is pin for names, and gives their indexes.
+func (m *Images) pinAll(names []string, n int) (indexes []digest.Digest) {
+	for _, name := range names {
+		m.pin(m.refs[name], n)
+		indexes = append(indexes, m.refs[name].Index)
+	}
+	return indexes
+}
+
+// IndexOf is the index by which the image found has others for other platforms beside it; empty if there is none.
+func (m *Images) IndexOf(found Found) digest.Digest {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if r, ok := m.refs[found.Name]; ok {
+		return r.Index
+	}
+	if e := m.images[found.ID]; e != nil {
+		return m.indexOf(e)
+	}
+	return ""
+}
+
+func (m *Images) indexOf(e *entry) digest.Digest {
+	for _, name := range slices.Sorted(maps.Keys(e.names)) {
+		if index := m.refs[name].Index; index != "" {
+			return index
+		}
+	}
+	return ""
+}
+
+// WithManifest is the image that came with manifest d, if it is here.
+func (m *Images) WithManifest(d digest.Digest) (Image, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, e := range m.images {
+		if e.Manifest == d {
+			return e.Image, true
+		}
+	}
+	return Image{}, false
 }
 
 // Tag gives the image a further name, taking it from another image if need be.
@@ -89,7 +149,7 @@ func (m *Images) Tag(id digest.Digest, named reference.Named) error {
 	if m.images[id] == nil {
 		return notFound(id.String())
 	}
-	ref := Ref{Image: id, Since: time.Now()}
+	ref := Ref{Image: id, Index: m.indexOf(m.images[id]), Since: time.Now()}
 	if err := m.name(&journal.Batch{}, map[string]Ref{Key(named): ref}, func() {}); err != nil {
 		return err
 	}
@@ -104,7 +164,11 @@ func (m *Images) Pushed(id digest.Digest, named reference.Named, target digest.D
 		return notFound(id.String())
 	}
 	name := reference.TrimNamed(named).Name() + "@" + target.String()
-	return m.name(&journal.Batch{}, map[string]Ref{name: {Image: id, Target: target, Since: time.Now()}}, func() {})
+	r := Ref{Image: id, Target: target, Since: time.Now()}
+	if index := m.indexOf(m.images[id]); index == target {
+		r.Index = index
+	}
+	return m.name(&journal.Batch{}, map[string]Ref{name: r}, func() {})
 }
 
 func notFound(text string) error {
@@ -254,8 +318,13 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 			return Removal{}, err
 		}
 	}
-	if err := m.journal.Commit(&batch, true); err != nil {
-		return Removal{}, err
+	indexes := m.pinAll(names, -1)
+	if err := m.drop(&batch, m.unused(slices.Values(indexes), none), false); err != nil {
+		if _, ok := m.journal.Get(refPrefix + names[0]); ok { // nothing was written
+			m.pinAll(names, 1)
+			return Removal{}, err
+		}
+		m.log.Error("delete indexes", "image", e.ID, "error", err)
 	}
 	m.forget(e, names)
 	return Removal{Untagged: names}, nil
@@ -273,6 +342,7 @@ func (m *Images) removeWhole(all []*entry) (r Removal, err error) {
 		batch.Delete(imagePrefix + e.ID.String())
 		m.count(&e.Image, -1)
 		delete(m.images, e.ID)
+		blobs = append(blobs, m.pinAll(names, -1)...)
 		blobs, layers = append(blobs, e.Blobs()...), append(layers, e.diffIDs()...)
 		r.Untagged = append(r.Untagged, names...)
 		r.Deleted = append(r.Deleted, e.ID)
@@ -284,6 +354,7 @@ func (m *Images) removeWhole(all []*entry) (r Removal, err error) {
 			for _, e := range all {
 				m.images[e.ID] = e
 				m.count(&e.Image, 1)
+				m.pinAll(slices.Collect(maps.Keys(e.names)), 1)
 			}
 			return Removal{}, err
 		}

@@ -184,6 +184,7 @@ func (m *Images) loadRefs() error {
 		if e := m.images[r.Image]; e != nil {
 			m.refs[name] = r
 			e.names[name] = true
+			m.pin(r, 1)
 		}
 		return nil
 	})

@@ -75,10 +75,14 @@ func decodeRef(raw []byte) (r Ref, err error) {
 	if s.has(`,"target":"`) {
 		target = s.plain()
 	}
+	var index string
+	if s.has(`,"index":"`) {
+		index = s.plain()
+	}
 	s.lit(`,"since":"`)
 	since := s.time()
 	if s.lit(`}`); s.done() {
-		return Ref{digest.Digest(image), digest.Digest(target), since}, nil
+		return Ref{digest.Digest(image), digest.Digest(target), digest.Digest(index), since}, nil
 	}
 	return r, json.Unmarshal(raw, &r)
 }

@@ -54,3 +54,8 @@ func Select(index []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descript
 func RunsOn(c Config, want ocispec.Platform) bool {
 	return c.OS == want.OS && c.Architecture == want.Architecture && (want.Variant == "" || c.Variant == "" || c.Variant == want.Variant)
 }
+
+// Runnable leaves out attestations, which builders list under the platform "unknown", and what names no platform.
+func Runnable(d ocispec.Descriptor) bool {
+	return d.Platform != nil && d.Platform.OS != "" && d.Platform.OS != "unknown"
+}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // PullTags pulls all tags of r.Name's repository, one after another. Tags that are no images, such as signatures, are
@@ -49,7 +48,7 @@ func (p *Puller) PullOne(ctx context.Context, r Request) ([]Result, error) {
 }
 
 // PullPlatforms pulls an image for all its platforms. Each is named by its own digest; the name itself goes to the one
-// for this host, or if there is none to the first. That one is the last of the results.
+// for this host, or if there is none to the first, and the index stays with it. That one is the last of the results.
 func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error) {
 	raw, desc, err := p.Registry.Manifest(ctx, r.Name, r.Auth)
 	if err != nil {
@@ -64,7 +63,7 @@ func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error)
 	}
 	var all []Result
 	for _, d := range index {
-		if !runnable(d) {
+		if !manifest.Runnable(d) {
 			continue
 		}
 		each := r
@@ -83,11 +82,7 @@ func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error)
 	if _, err := manifest.Select(index, platforms.DefaultSpec()); err == nil {
 		r.Platform = ""
 	}
+	r.keepIndex = true
 	result, err := p.Pull(ctx, r)
 	return append(all, result), err
-}
-
-// runnable leaves out attestations, which builders list under the platform "unknown".
-func runnable(d ocispec.Descriptor) bool {
-	return d.Platform != nil && d.Platform.OS != "" && d.Platform.OS != "unknown"
 }

@@ -97,6 +97,8 @@ type Request struct {
 	Name     reference.Named // with tag or digest
 	Platform string          // "os/arch[/variant]"; empty: the host's
 	Auth     registry.Auth
+	// keepIndex keeps the index that the platform is picked from, too.
+	keepIndex bool
 	// Progress is called whenever a layer changes its state or has moved on a
 	// little; from several goroutines, so it must be quick and safe for that.
 	// May be nil.
@@ -149,8 +151,14 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	target := desc.Digest
+	target, index := desc.Digest, digest.Digest("")
 	if registry.IsIndex(desc.MediaType) {
+		if r.keepIndex {
+			index = target
+			if err := lease.AddDocument(raw, index); err != nil {
+				return Result{}, err
+			}
+		}
 		if raw, desc, err = p.pick(ctx, r, raw, desc, platform); err != nil {
 			return Result{}, err
 		}
@@ -165,7 +173,12 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	}
 	image.Manifest, image.MediaType = desc.Digest, m.MediaType
 	result := Result{Name: r.Name, Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
-	return result, lease.AddImage(image, images.Names(r.Name, image.ID, target))
+	refs := images.Names(r.Name, image.ID, target)
+	for name, ref := range refs {
+		ref.Index = index
+		refs[name] = ref
+	}
+	return result, lease.AddImage(image, refs)
 }
 
 // pick fetches the manifest in the index raw that runs on platform.

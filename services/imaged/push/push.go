@@ -57,9 +57,11 @@ type Progress struct {
 
 // Request says what to push.
 type Request struct {
-	Name     reference.NamedTagged
-	Auth     registry.Auth
-	Progress func(Progress) // called from several goroutines; may be nil
+	Name reference.NamedTagged
+	Auth registry.Auth
+	// AllPlatforms pushes the index that the image came from and all others in it.
+	AllPlatforms bool
+	Progress     func(Progress) // called from several goroutines; may be nil
 }
 
 // Result is what the registry now has.
@@ -79,25 +81,61 @@ func (p *Pusher) Push(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	raw, err := p.Store.ReadAll(found.Manifest, manifest.MaxBytes)
+	result := Result{}
+	if r.AllPlatforms {
+		result, err = p.family(ctx, r, found)
+	} else {
+		result, err = p.image(ctx, r, found.Image, r.Name)
+	}
 	if err != nil {
 		return Result{}, err
 	}
-	m, err := manifest.Parse(raw, found.MediaType)
+	return result, p.Images.Pushed(found.ID, r.Name, result.Digest)
+}
+
+// family pushes all images of an index, by digest, and then the index. A registry takes it only with all it lists, so
+// that one with attestations, which are not kept here, may be refused.
+func (p *Pusher) family(ctx context.Context, r Request, found images.Found) (sum Result, err error) {
+	f, err := p.Images.Family(found)
+	if err != nil {
+		return Result{}, err
+	}
+	if f.Index == "" {
+		return p.image(ctx, r, found.Image, r.Name)
+	}
+	for _, image := range f.Images {
+		name, err := reference.WithDigest(reference.TrimNamed(r.Name), image.Manifest)
+		if err != nil {
+			return Result{}, err
+		}
+		one, err := p.image(ctx, r, image, name)
+		if err != nil {
+			return Result{}, err
+		}
+		sum.Size, sum.Uploaded = sum.Size+one.Size, sum.Uploaded+one.Uploaded
+	}
+	sum.Digest, err = p.Registry.PushManifest(ctx, r.Name, f.MediaType, f.Raw, r.Auth)
+	return sum, err
+}
+
+// image pushes one image under a name.
+func (p *Pusher) image(ctx context.Context, r Request, image images.Image, name reference.Named) (Result, error) {
+	raw, err := p.Store.ReadAll(image.Manifest, manifest.MaxBytes)
+	if err != nil {
+		return Result{}, err
+	}
+	m, err := manifest.Parse(raw, image.MediaType)
 	if err != nil {
 		return Result{}, err
 	}
 	lease := p.Images.Lease() // removing the image meanwhile must not take the blobs away
 	defer lease.Release()
-	size, sent, err := p.blobs(ctx, r, lease, append(m.Layers, m.Config), p.mountFrom(found.ID, r.Name))
+	size, sent, err := p.blobs(ctx, r, lease, append(m.Layers, m.Config), p.mountFrom(image.ID, r.Name))
 	if err != nil {
 		return Result{}, err
 	}
-	d, err := p.Registry.PushManifest(ctx, r.Name, m.MediaType, raw, r.Auth)
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Digest: d, Size: size, Uploaded: sent}, p.Images.Pushed(found.ID, r.Name, d)
+	d, err := p.Registry.PushManifest(ctx, name, m.MediaType, raw, r.Auth)
+	return Result{Digest: d, Size: size, Uploaded: sent}, err
 }
 
 func (p *Pusher) blobs(ctx context.Context, r Request, lease *images.Lease, all []ocispec.Descriptor, mountFrom string) (size, sent int64, err error) {

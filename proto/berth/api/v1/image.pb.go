@@ -188,7 +188,9 @@ type ImageServicePushRequest struct {
 	Reference string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	Auth      *RegistryAuth          `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
 	// All tags that the repository has here; reference has none then.
-	AllTags       bool `protobuf:"varint,3,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
+	AllTags bool `protobuf:"varint,3,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
+	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here.
+	AllPlatforms  bool `protobuf:"varint,4,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +242,13 @@ func (x *ImageServicePushRequest) GetAuth() *RegistryAuth {
 func (x *ImageServicePushRequest) GetAllTags() bool {
 	if x != nil {
 		return x.AllTags
+	}
+	return false
+}
+
+func (x *ImageServicePushRequest) GetAllPlatforms() bool {
+	if x != nil {
+		return x.AllPlatforms
 	}
 	return false
 }
@@ -679,8 +688,11 @@ type ImageServiceSaveRequest struct {
 	// "docker" (default): OCI image layout with manifest.json and repositories, as docker save writes. "oci": the layout
 	// alone.
 	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
-	// "os/arch[/variant]" that the images must be for; default: any.
-	Platform      string `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	// "os/arch[/variant]" to save; default: what the name points to. Others than that are here after a pull or load of all.
+	Platform string `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here. Only with
+	// format "oci".
+	AllPlatforms  bool `protobuf:"varint,4,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,6 +746,13 @@ func (x *ImageServiceSaveRequest) GetPlatform() string {
 		return x.Platform
 	}
 	return ""
+}
+
+func (x *ImageServiceSaveRequest) GetAllPlatforms() bool {
+	if x != nil {
+		return x.AllPlatforms
+	}
+	return false
 }
 
 type ImageServiceSaveResponse struct {
@@ -2622,7 +2641,10 @@ func (x *ImageServiceImportResponse_Result) GetReference() string {
 type ImageServiceLoadRequest_Options struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "os/arch[/variant]" to take of images for several; default: the host's, or the only one in the archive.
-	Platform      string `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	Platform string `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	// Everything that the archive has; the name goes to the platform that would be taken otherwise, the others are named
+	// by digest.
+	AllPlatforms  bool `protobuf:"varint,2,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2662,6 +2684,13 @@ func (x *ImageServiceLoadRequest_Options) GetPlatform() string {
 		return x.Platform
 	}
 	return ""
+}
+
+func (x *ImageServiceLoadRequest_Options) GetAllPlatforms() bool {
+	if x != nil {
+		return x.AllPlatforms
+	}
+	return false
 }
 
 type ImageServiceLoadResponse_Result struct {
@@ -2975,11 +3004,12 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"references\x18\x06 \x03(\tR\n" +
 	"referencesB\t\n" +
-	"\amessage\"\x82\x01\n" +
+	"\amessage\"\xa7\x01\n" +
 	"\x17ImageServicePushRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12.\n" +
 	"\x04auth\x18\x02 \x01(\v2\x1a.berth.api.v1.RegistryAuthR\x04auth\x12\x19\n" +
-	"\ball_tags\x18\x03 \x01(\bR\aallTags\"\xce\x02\n" +
+	"\ball_tags\x18\x03 \x01(\bR\aallTags\x12#\n" +
+	"\rall_platforms\x18\x04 \x01(\bR\fallPlatforms\"\xce\x02\n" +
 	"\x18ImageServicePushResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12G\n" +
 	"\x06result\x18\x02 \x01(\v2-.berth.api.v1.ImageServicePushResponse.ResultH\x00R\x06result\x1a\xa4\x01\n" +
@@ -3008,13 +3038,14 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"\x06Result\x12\x19\n" +
 	"\bimage_id\x18\x01 \x01(\tR\aimageId\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treferenceB\t\n" +
-	"\amessage\"\xc6\x01\n" +
+	"\amessage\"\xeb\x01\n" +
 	"\x17ImageServiceLoadRequest\x12\x18\n" +
 	"\x06header\x18\x01 \x01(\bH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12I\n" +
-	"\aoptions\x18\x03 \x01(\v2-.berth.api.v1.ImageServiceLoadRequest.OptionsH\x00R\aoptions\x1a%\n" +
+	"\aoptions\x18\x03 \x01(\v2-.berth.api.v1.ImageServiceLoadRequest.OptionsH\x00R\aoptions\x1aJ\n" +
 	"\aOptions\x12\x1a\n" +
-	"\bplatform\x18\x01 \x01(\tR\bplatformB\t\n" +
+	"\bplatform\x18\x01 \x01(\tR\bplatform\x12#\n" +
+	"\rall_platforms\x18\x02 \x01(\bR\fallPlatformsB\t\n" +
 	"\amessage\"\xee\x01\n" +
 	"\x18ImageServiceLoadResponse\x127\n" +
 	"\bprogress\x18\x01 \x01(\v2\x19.berth.api.v1.JobProgressH\x00R\bprogress\x12G\n" +
@@ -3024,11 +3055,12 @@ const file_berth_api_v1_image_proto_rawDesc = "" +
 	"references\x18\x01 \x03(\tR\n" +
 	"references\x12\x1b\n" +
 	"\timage_ids\x18\x02 \x03(\tR\bimageIdsB\t\n" +
-	"\amessage\"e\n" +
+	"\amessage\"\x8a\x01\n" +
 	"\x17ImageServiceSaveRequest\x12\x16\n" +
 	"\x06images\x18\x01 \x03(\tR\x06images\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12\x1a\n" +
-	"\bplatform\x18\x03 \x01(\tR\bplatform\"O\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\x12#\n" +
+	"\rall_platforms\x18\x04 \x01(\bR\fallPlatforms\"O\n" +
 	"\x18ImageServiceSaveResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
