@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -175,7 +176,16 @@ func wantAfterExec(t *testing.T, want map[string]string) {
 	}
 }
 
+// needNoCgo skips where threads may be that Go does not know: syscall.AllThreadsSyscall.
+func needNoCgo(t *testing.T) {
+	t.Helper()
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0); errno == unix.ENOTSUP {
+		t.Skip("SKIPPED: built with cgo, as for the race detector")
+	}
+}
+
 func TestDropTo(t *testing.T) {
+	needNoCgo(t)
 	if !inChild(t) {
 		return
 	}
@@ -213,6 +223,7 @@ func TestDropTo(t *testing.T) {
 }
 
 func TestDropToNothing(t *testing.T) {
+	needNoCgo(t)
 	if !inChild(t) {
 		return
 	}
@@ -226,6 +237,7 @@ func TestDropToNothing(t *testing.T) {
 }
 
 func TestReduce(t *testing.T) {
+	needNoCgo(t)
 	if !inChild(t) {
 		return
 	}
@@ -256,6 +268,7 @@ func groups(t *testing.T) []int {
 // TestSetAside: what was set aside is there on one thread for the time of a call,
 // and can be handed to a child.
 func TestSetAside(t *testing.T) {
+	needNoCgo(t)
 	if !inChild(t) {
 		return
 	}
