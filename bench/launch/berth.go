@@ -12,6 +12,8 @@ import (
 	apiv1 "berth/proto/berth/api/v1"
 )
 
+const imageName = "bench:latest"
+
 // berth is an engine of ours, and a client that is connected to it.
 type berth struct {
 	*peer

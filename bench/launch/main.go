@@ -96,7 +96,7 @@ func (o *options) check() error {
 
 func run(ctx context.Context, o options) (err error) {
 	began, load := time.Now(), machine.Load()
-	if o.image, err = makeImage(o.work); err != nil {
+	if o.image, err = machine.Image(o.work); err != nil {
 		return err
 	}
 	s, err := startAll(ctx, o)

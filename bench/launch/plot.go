@@ -5,6 +5,8 @@ import (
 	"html"
 	"math"
 	"strings"
+
+	"berth/bench/chart"
 )
 
 // Measures of the picture, in pixels.
@@ -35,7 +37,7 @@ func plot(f finding) string {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", labelWidth+plotWidth+70, height)
 	b.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
 	fmt.Fprintf(&b, `<text x="8" y="20" font-weight="bold">%s</text>`+"\n", html.EscapeString(f.title))
-	for _, at := range ticks(low, high) {
+	for _, at := range chart.Ticks(low, high) {
 		fmt.Fprintf(&b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#ddd"/>`, x(at), headHeight-12, x(at), height-footHeight)
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d" fill="#666" text-anchor="middle">%g</text>`+"\n", x(at), height-footHeight+14, at)
 	}
@@ -52,16 +54,4 @@ func plot(f finding) string {
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
-}
-
-// ticks are 1, 2 and 5 times the powers of ten between two numbers.
-func ticks(low, high float64) (out []float64) {
-	for power := math.Pow(10, math.Floor(math.Log10(low))); power <= high; power *= 10 {
-		for _, step := range []float64{1, 2, 5} {
-			if v := step * power; v >= low && v <= high {
-				out = append(out, v)
-			}
-		}
-	}
-	return out
 }

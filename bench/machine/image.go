@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"fmt"
@@ -7,10 +7,8 @@ import (
 	"path/filepath"
 )
 
-const imageName = "bench:latest"
-
-// makeImage makes a root file system of busybox, and a tar of it, whose path it returns.
-func makeImage(work string) (string, error) {
+// Image makes a root file system of busybox, and a tar of it, whose path it returns.
+func Image(work string) (string, error) {
 	fs := filepath.Join(work, "fs")
 	for _, dir := range []string{"bin", "dev", "etc", "proc", "sys", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(fs, dir), 0o755); err != nil {
