@@ -99,6 +99,10 @@ bench-stages: ## time each stage of a launch by itself (root)
 bench-cli: build ## time whole processes of the command line (root)
 	@bench/cli.sh
 
+.PHONY: bench-scale
+bench-scale: build ## measure what docs/scale.md predicts from, and hold its predictions against runs beside up to 1,000 containers (root, some six minutes)
+	@bench/scale.sh $(ARGS)
+
 .PHONY: bench
 bench: bench-launch bench-pull bench-cli ## all comparisons with peers
 
