@@ -118,7 +118,7 @@ func describe(err error) *wire.Error {
 
 // Bounds that no honest layer comes near.
 const (
-	maxMemory  = 512 << 20 // bytes; a zstd stream may ask for a window of 128 MiB
+	maxMemory  = 1 << 30   // bytes; a zstd stream may ask for a window of 128 MiB, and what is known of the entries takes its part
 	collectAt  = 192 << 20 // bytes, above which garbage is collected all the time
 	maxSeconds = 3600      // of processor time
 	spareFiles = 64        // beside one for each directory that an entry is below
