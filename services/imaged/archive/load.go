@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
@@ -147,9 +146,8 @@ func (in *intake) makeOf(c *candidate, m manifest.Manifest, config manifest.Conf
 		if err != nil {
 			return err
 		}
-		if want := config.RootFS.DiffIDs[i]; diffID != want {
-			return fault.DataLoss.Errorf("DIGEST_MISMATCH", "layer %s contains %s, but the image says %s", desc.Digest, diffID, want).
-				With("digest", desc.Digest.String())
+		if err := config.Holds(i, desc.Digest, diffID); err != nil {
+			return err
 		}
 		c.image.Layers[i] = images.Layer{Blob: desc.Digest, DiffID: diffID}
 	}

@@ -43,8 +43,8 @@ func (h *Hosted) image(ctx context.Context, lease *images.Lease, p Push) (images
 	for i, desc := range m.Layers {
 		g.Go(func() error {
 			diffID, err := h.layer(ctx, lease, desc.Digest)
-			if want := config.RootFS.DiffIDs[i]; err == nil && diffID != want {
-				err = fault.DataLoss.Errorf("DIGEST_MISMATCH", "layer %s contains %s, but the image says %s", desc.Digest, diffID, want)
+			if err == nil {
+				err = config.Holds(i, desc.Digest, diffID)
 			}
 			image.Layers[i] = images.Layer{Blob: desc.Digest, DiffID: diffID}
 			return err

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"berth/internal/fault"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -138,6 +140,18 @@ func TestSelect(t *testing.T) {
 }
 
 // What is accepted means the same after a round trip.
+// TestHolds: contents that are named by another kind of digest are not called damaged.
+func TestHolds(t *testing.T) {
+	var c Config
+	d := digest.FromString("a")
+	c.RootFS.DiffIDs = []digest.Digest{d, digest.FromString("b"), digest.SHA512.FromString("a")}
+	for n, reason := range []string{"", "DIGEST_MISMATCH", "DIFF_ID_UNSUPPORTED"} {
+		if got := fault.ReasonOf(c.Holds(n, d, d)); got != reason {
+			t.Errorf("layer %d: %q, want %q", n, got, reason)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(image(goodConfig, goodLayer)))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -229,9 +229,8 @@ func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m
 	}
 	var sum int64
 	for i, l := range image.Layers {
-		if want := config.RootFS.DiffIDs[i]; l.DiffID != want {
-			return images.Image{}, 0, fault.DataLoss.Errorf("DIGEST_MISMATCH",
-				"layer %s contains %s, but the image says %s", l.Blob, l.DiffID, want).With("digest", l.Blob.String())
+		if err := config.Holds(i, l.Blob, l.DiffID); err != nil {
+			return images.Image{}, 0, err
 		}
 		sum += fetched[i]
 	}
