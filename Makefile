@@ -15,6 +15,7 @@ BUF_VERSION                := v1.75.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOVULNCHECK_VERSION        := v1.1.4
+COSIGN_VERSION             := v2.6.5
 CONFORMANCE_VERSION        := v0.0.0-20260831232431-97274622c111
 
 # grpcnotrace leaves out golang.org/x/net/trace, and with it html/template: less to load and initialise at each start.
@@ -115,6 +116,10 @@ $(TOOLS)/protoc-gen-go-grpc:
 
 $(TOOLS)/testsum: $(wildcard tools/testsum/*.go)
 	go build -o $@ ./tools/testsum
+
+.PHONY: cosign
+cosign: ## build cosign, which the test of its signatures uses (minutes, more than 1 GB of modules)
+	GOBIN=$(TOOLS) go install github.com/sigstore/cosign/v2/cmd/cosign@$(COSIGN_VERSION)
 
 $(TOOLS)/conformance:
 	GOBIN=$(TOOLS) go install github.com/opencontainers/distribution-spec/conformance@$(CONFORMANCE_VERSION)

@@ -106,8 +106,22 @@ type Imaged struct {
 	CollectBelow int `toml:"collect_below"`
 	// Pins are images that are never removed on their own: patterns of names ("team/*", "*:stable"), or ids.
 	Pins []string `toml:"pins"`
+	// Signatures are rules about who must have signed what is pulled, of which the first that fits counts; see below.
+	Signatures []Signature `toml:"signatures"`
 
 	Serve Serve `toml:"serve"`
+}
+
+// Signature is a rule about who must have signed the images of some repositories.
+type Signature struct {
+	// Repositories are patterns: "docker.io/library/*", "registry.corp/team/**", "**".
+	Repositories []string `toml:"repositories"`
+	// Require is "signed", "accept" or "reject".
+	Require string `toml:"require"`
+	// Keys are PEM files of public keys, one of which must have signed.
+	Keys []string `toml:"keys"`
+	// SignedAs are patterns of the repositories that signatures may be for; empty: the one that is pulled.
+	SignedAs []string `toml:"signed_as"`
 }
 
 // Serve is the section of the image daemon's registry for other hosts.

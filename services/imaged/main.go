@@ -41,6 +41,7 @@ import (
 	"berth/services/imaged/rootfs"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
+	"berth/services/imaged/trust"
 	"berth/services/imaged/unpack"
 	"berth/services/imaged/volumes"
 	"berth/services/imaged/worker"
@@ -181,9 +182,13 @@ func (s *server) connect(c config.Imaged, program string) error {
 	if files.Bytes > 0 {
 		stream.Bytes = files.Bytes + files.Bytes/4 + 1<<20
 	}
+	var err error
+	if s.policy, err = signaturePolicy(c.Signatures, s.registry); err != nil {
+		return err
+	}
 	workers := &worker.Workers{Path: program, Files: files, Inflate: stream, Log: s.log.Named("unpack")}
 	s.puller = pull.New(pull.Config{
-		Registry: s.registry, Store: s.store, Driver: s.driver, Images: s.images,
+		Registry: s.registry, Store: s.store, Driver: s.driver, Images: s.images, Trust: s.policy,
 		Downloads: c.ParallelDownloads, Unpacks: unpacks, Workers: workers,
 	})
 	s.pusher = &push.Pusher{Registry: s.registry, Store: s.store, Images: s.images, Uploads: c.ParallelDownloads}
@@ -199,6 +204,15 @@ func (s *server) connect(c config.Imaged, program string) error {
 		Store: s.store, Driver: s.driver, Images: s.images, Unpacks: unpacks, Workers: workers,
 		Log: s.log.Named("hosted"),
 	})
+}
+
+// signaturePolicy reads the rules about signatures, and their keys.
+func signaturePolicy(all []config.Signature, client *registry.Client) (*trust.Policy, error) {
+	rules := make([]trust.Rule, len(all))
+	for i, r := range all {
+		rules[i] = trust.Rule(r)
+	}
+	return trust.New(client, rules)
 }
 
 func registryOptions(c config.Imaged, log hclog.Logger) registry.Options {

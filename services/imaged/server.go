@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strconv"
+
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
@@ -23,6 +25,7 @@ import (
 	"berth/services/imaged/serve"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
+	"berth/services/imaged/trust"
 	"berth/services/imaged/volumes"
 )
 
@@ -47,6 +50,7 @@ type server struct {
 	saver    *archive.Saver
 	checker  *check.Checker
 	served   *serve.Server // nil: nothing is served
+	policy   *trust.Policy // nil: none
 	events   *events.Ring
 }
 
@@ -63,6 +67,9 @@ func (s *server) register(g *grpc.Server) {
 // describe fills in what imaged knows of itself.
 func (s *server) describe(info *apiv1.DaemonInfo) {
 	info.Facts["driver"] = s.driver.Name()
+	if n := s.policy.Rules(); n > 0 {
+		info.Facts["signature rules"] = strconv.Itoa(n)
+	}
 	if s.served != nil {
 		info.Facts["serves"] = s.served.URL() + " as " + s.hosted.Name
 	}

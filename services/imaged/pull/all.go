@@ -6,6 +6,7 @@ import (
 	"berth/internal/fault"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
+	"berth/services/imaged/trust"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -50,6 +51,9 @@ func (p *Puller) PullOne(ctx context.Context, r Request) ([]Result, error) {
 // PullPlatforms pulls an image for all its platforms. Each is named by its own digest; the name itself goes to the one
 // for this host, or if there is none to the first, and the index stays with it. That one is the last of the results.
 func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error) {
+	if _, err := p.Trust.Needs(r.Name); err != nil {
+		return nil, err
+	}
 	raw, desc, err := p.Registry.Manifest(ctx, r.Name, r.Auth)
 	if err != nil {
 		return nil, err
@@ -61,6 +65,10 @@ func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error)
 	if err != nil {
 		return nil, err
 	}
+	untrusted := p.Trust.Check(ctx, r.Name, desc.Digest, r.Auth)
+	if untrusted != nil && fault.ReasonOf(untrusted) != trust.Missing {
+		return nil, untrusted
+	}
 	var all []Result
 	for _, d := range index {
 		if !manifest.Runnable(d) {
@@ -69,6 +77,9 @@ func (p *Puller) PullPlatforms(ctx context.Context, r Request) ([]Result, error)
 		each := r
 		if each.Name, err = reference.WithDigest(reference.TrimNamed(r.Name), d.Digest); err != nil {
 			return all, err
+		}
+		if untrusted == nil {
+			each.vouched = d.Digest
 		}
 		result, err := p.Pull(ctx, each)
 		if err != nil {

@@ -26,6 +26,7 @@ import (
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
+	"berth/services/imaged/trust"
 	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
@@ -52,6 +53,7 @@ type Config struct {
 	Store    *store.Store
 	Driver   graph.Driver
 	Images   *images.Images
+	Trust    *trust.Policy // nil: whatever is there may be pulled
 
 	Downloads int // blobs downloaded at once, over all pulls, to begin with
 	Unpacks   int // layers unpacked at once, over all pulls, to begin with
@@ -103,6 +105,9 @@ type Request struct {
 	// little; from several goroutines, so it must be quick and safe for that.
 	// May be nil.
 	Progress func(Progress)
+
+	// vouched is the digest of a manifest that an index lists whose signature is good.
+	vouched digest.Digest
 }
 
 // Result is a pulled image.
@@ -144,6 +149,9 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if _, err := p.Trust.Needs(r.Name); err != nil {
+		return Result{}, err
+	}
 	lease := p.Images.DownloadLease()
 	defer lease.Release()
 
@@ -167,6 +175,9 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := p.check(ctx, r, target, desc.Digest); err != nil {
+		return Result{}, err
+	}
 	image, downloaded, err := p.fetchAll(ctx, r, lease, m, func() error { return lease.AddDocument(raw, desc.Digest) })
 	if err != nil {
 		return Result{}, err
@@ -179,6 +190,19 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 		refs[name] = ref
 	}
 	return result, lease.AddImage(image, refs)
+}
+
+// check verifies that what was fetched may be used, by the digest of its bytes: all that comes next is fetched by digests
+// that lie in it. The signature may be that of what the name means, or of the manifest that was picked from an index.
+func (p *Puller) check(ctx context.Context, r Request, target, picked digest.Digest) error {
+	if picked == r.vouched {
+		return nil
+	}
+	err := p.Trust.Check(ctx, r.Name, target, r.Auth)
+	if picked != target && fault.ReasonOf(err) == trust.Missing && p.Trust.Check(ctx, r.Name, picked, r.Auth) == nil {
+		return nil
+	}
+	return err
 }
 
 // pick fetches the manifest in the index raw that runs on platform.
