@@ -27,6 +27,8 @@ type engine struct {
 	pull func(e *engine, disk string, i image) []string
 	// watch, if not nil, begins to look at memory; what it gives is called after a pull and says what it saw.
 	watch func() (end func(m *measurement))
+	// cli, if not empty, is the command line that knows Docker's words for what else is timed.
+	cli string
 
 	env     []string
 	account machine.Account
@@ -50,13 +52,37 @@ func (m measurement) text(err error) string {
 
 // measure lets clients, each with the same command, pull an image at the same time on a new disk.
 func (e *engine) measure(o options, i image, r *registry, clients int) (m measurement, err error) {
+	err = e.onNewDisk(o, func(disk string) error {
+		end := func(*measurement) {}
+		if e.watch != nil {
+			end = e.watch()
+		}
+		syscall.Sync()
+		before := e.account.Used()
+		began := time.Now()
+		errs := make([]error, clients)
+		var all sync.WaitGroup
+		for n := range clients {
+			all.Go(func() { _, errs[n] = e.do(e.pull(e, disk, i)...) })
+		}
+		all.Wait()
+		m.wall = time.Since(began)
+		m.cpu = e.account.Used() - before
+		end(&m)
+		return errors.Join(errs...)
+	})
+	return m, err
+}
+
+// onNewDisk runs f with the engine just started on a disk of its own.
+func (e *engine) onNewDisk(o options, f func(disk string) error) (err error) {
 	d, err := newDisk(o.work)
 	if err != nil {
-		return m, err
+		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if e.account, err = machine.NewAccount("pull"); err != nil {
-		return m, err
+		return err
 	}
 	defer func() { err = errors.Join(err, e.account.Close()) }()
 	stop, err := e.start(e, d.dir)
@@ -64,28 +90,9 @@ func (e *engine) measure(o options, i image, r *registry, clients int) (m measur
 		defer func() { err = errors.Join(err, stop()) }()
 	}
 	if err != nil {
-		return m, err
+		return err
 	}
-	end := func(*measurement) {}
-	if e.watch != nil {
-		end = e.watch()
-	}
-	syscall.Sync()
-	before := e.account.Used()
-	began := time.Now()
-	errs := make([]error, clients)
-	var all sync.WaitGroup
-	for n := range clients {
-		all.Go(func() { _, errs[n] = e.do(e.pull(e, d.dir, i)...) })
-	}
-	all.Wait()
-	m.wall = time.Since(began)
-	m.cpu = e.account.Used() - before
-	end(&m)
-	if err := errors.Join(errs...); err != nil {
-		return m, err
-	}
-	return m, nil
+	return f(d.dir)
 }
 
 // do runs a command of the engine, with its output going to a file: a pipe would stay open in helpers left behind.

@@ -38,6 +38,7 @@ func newBerth(o options) *engine {
 				m.idle = field(filepath.Join(dir, "smaps_rollup"), "Pss")
 			}
 		},
+		cli: berth,
 	}
 }
 
@@ -94,7 +95,7 @@ func newDocker(o options) *engine {
 	dir := filepath.Join(o.work, "docker")
 	socket := "unix://" + dir + "/docker.sock"
 	return &engine{
-		name: "docker",
+		name: "docker", cli: "docker",
 		start: func(e *engine, disk string) (func() error, error) {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return nil, err

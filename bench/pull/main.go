@@ -40,7 +40,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the report")
 	flag.StringVar(&o.cache, "cache", "", "directory that keeps the images between runs")
 	flag.StringVar(&o.debian, "debian", "", "tar of a Debian root file system")
-	flag.StringVar(&o.images, "images", "", "only images whose name has this in it")
+	flag.StringVar(&o.images, "images", "", "only images whose name has this in it; moves: save, push, commit and load")
 	flag.StringVar(&o.engines, "engines", "", "only these, separated by commas, beside berth; no report")
 	flag.IntVar(&o.rounds, "n", 3, "rounds")
 	flag.BoolVar(&o.quick, "quick", false, "only Berth and the floors, one round, no report")
@@ -113,7 +113,16 @@ func run(o options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := report{host: machine.Describe(), engines: engines, rounds: o.rounds, tables: tables, crowd: crowd}
+	times := map[*engine]moveTimes{}
+	for range o.rounds {
+		if !strings.Contains("moves", o.images) {
+			break
+		}
+		if err := measureMoves(o, engines, times); err != nil {
+			return err
+		}
+	}
+	r := report{host: machine.Describe(), engines: engines, rounds: o.rounds, tables: tables, crowd: crowd, moves: times}
 	r.judge()
 	fmt.Print(r.text())
 	if o.quick || o.images != "" || o.engines != "" {

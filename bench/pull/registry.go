@@ -20,6 +20,9 @@ import (
 // address is fixed, as the network namespace is the bench's own.
 const address = "127.0.0.1:5000"
 
+// emptyAddress is of a second registry, which has nothing before a push.
+const emptyAddress = "127.0.0.1:5001"
+
 // registry is docker-registry with the images in it.
 type registry struct {
 	dir string
@@ -33,7 +36,7 @@ const edition = "pull-1"
 func startRegistry(o options) (*registry, error) {
 	dir := filepath.Join(o.cache, edition)
 	if _, err := os.Stat(dir); err == nil {
-		r, err := serve(dir, o.work)
+		r, err := serve(dir, o.work, address)
 		if err == nil {
 			err = r.warm()
 		}
@@ -43,7 +46,7 @@ func startRegistry(o options) (*registry, error) {
 	if err := os.RemoveAll(part); err != nil {
 		return nil, err
 	}
-	r, err := serve(part, o.work)
+	r, err := serve(part, o.work, address)
 	if err != nil {
 		return nil, err
 	}
@@ -60,22 +63,27 @@ func startRegistry(o options) (*registry, error) {
 	if err := os.Rename(part, dir); err != nil {
 		return nil, err
 	}
-	return serve(dir, o.work)
+	return serve(dir, o.work, address)
 }
 
 // serve starts docker-registry on storage in dir.
-func serve(dir, work string) (*registry, error) {
+func serve(dir, work, address string) (*registry, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	config := filepath.Join(work, "registry.yml")
+	config := filepath.Join(work, "registry-"+address+".yml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n", dir, address)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
 	r := &registry{dir: dir, cmd: exec.Command("docker-registry", "serve", config)}
 	r.cmd.Env = []string{"PATH=/usr/bin:/bin", "OTEL_TRACES_EXPORTER=none"}
-	r.cmd.Stderr = os.Stderr
+	log, err := os.Create(config + ".log") // it complains of blobs that a push finds it does not have
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	r.cmd.Stderr = log
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -87,7 +95,8 @@ func serve(dir, work string) (*registry, error) {
 		}
 		if time.Now().After(deadline) {
 			_ = r.close()
-			return nil, fmt.Errorf("docker-registry does not answer: %w", err)
+			text, _ := os.ReadFile(log.Name())
+			return nil, fmt.Errorf("docker-registry does not answer: %w\n%s", err, text)
 		}
 	}
 }
