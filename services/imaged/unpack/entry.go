@@ -2,11 +2,11 @@ package unpack
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,114 +21,91 @@ func isRegular(typeflag byte) bool {
 	return false
 }
 
+// A maker makes the tree of a layer. Its methods but enter act upon the
+// directory last entered, and upon a name that is a single component. What has
+// the name already goes, with all below it, except that a directory stays one.
+// Refusals are of type refusal.
+type maker interface {
+	// enter goes to the directory with the given components from the root,
+	// making those that do not exist.
+	enter(path []string) error
+	// describe gives the current directory its looks.
+	describe(a attributes) error
+	// dir makes a directory, or finds it, and gives it its looks. One that
+	// takes the place of something else is opaque: that hid the lower ones.
+	dir(name string, a attributes) error
+	// file makes a file of the next size bytes of body.
+	file(name string, a attributes, size int64, body io.Reader) error
+	// link makes another name of what was made as target before. The target's
+	// owner, mode and times are its own, so a link cannot be used to change a
+	// file.
+	link(name string, target []string) error
+	symlink(name, target string, a attributes) error
+	// node makes a device or pipe; kind is its S_IF….
+	node(name string, kind uint32, dev uint64, a attributes) error
+	// hide makes a whiteout of name. A file that is there hides the lower ones
+	// by being there, a directory becomes opaque.
+	hide(name string) error
+	// opaque hides what lower layers have in the current directory.
+	opaque() error
+	// finish completes the tree; abandon lets go of it.
+	finish() error
+	abandon()
+}
+
+// attributes are the looks of a file.
+type attributes struct {
+	mode         uint32 // permission bits
+	uid, gid     uint32
+	atime, mtime unix.Timespec
+	xattrs       []xattr // by name
+}
+
+type xattr struct{ name, value string }
+
 // rootEntry applies an entry called "./" to the root of the layer.
 func (x *extractor) rootEntry(h *tar.Header) error {
 	if h.Typeflag != tar.TypeDir {
 		return &EntryError{h.Name, "the root of a layer can only be a directory"}
 	}
-	if err := x.tree.truncate(1); err != nil {
+	a, err := attributesOf(h, true)
+	if err != nil {
+		return named(h, err)
+	}
+	if err := x.make.enter(nil); err != nil {
 		return err
 	}
 	x.result.RootSet = true
-	return named(h, x.describeDir(x.tree.root(), h))
+	return named(h, x.make.describe(a))
 }
 
-// create makes the entry h as name in d, the top of the tree's stack.
-func (x *extractor) create(d *dir, name string, h *tar.Header, body io.Reader) error {
+// create makes the entry h as name in the current directory. Only files and
+// directories get extended attributes: elsewhere user.* is not allowed and
+// security.capability has no meaning.
+func (x *extractor) create(name string, h *tar.Header, body io.Reader) error {
+	if h.Typeflag == tar.TypeLink {
+		return x.makeLink(name, h)
+	}
+	a, err := attributesOf(h, isRegular(h.Typeflag) || h.Typeflag == tar.TypeDir)
+	if err != nil {
+		return err
+	}
 	switch {
 	case isRegular(h.Typeflag):
-		return x.makeFile(d, name, h, body)
+		return x.make.file(name, a, h.Size, body)
 	case h.Typeflag == tar.TypeDir:
-		child, err := x.tree.mkdir(d, name)
-		if err != nil {
-			return err
-		}
-		return x.describeDir(child, h)
-	case h.Typeflag == tar.TypeLink:
-		return x.makeLink(d, name, h)
+		return x.make.dir(name, a)
 	case h.Typeflag == tar.TypeSymlink:
-		return x.makeSymlink(d, name, h)
+		return x.makeSymlink(name, h, a)
 	case h.Typeflag == tar.TypeFifo:
-		return x.makeNode(d, name, h, unix.S_IFIFO, 0)
+		return x.make.node(name, unix.S_IFIFO, 0, a)
 	case h.Typeflag == tar.TypeChar, h.Typeflag == tar.TypeBlock:
-		return x.makeDevice(d, name, h)
+		return x.makeDevice(name, h, a)
 	}
 	return refusal(fmt.Sprintf("unknown type %q", h.Typeflag))
 }
 
-// replacing runs mk, which makes name in d and fails with EEXIST if there is
-// something of that name: then that goes first. Writing into what is there
-// would also change its other hard links, and follow symbolic ones.
-func (x *extractor) replacing(d *dir, name string, mk func() error) error {
-	err := mk()
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	if err := x.tree.remove(d, name); err != nil {
-		return err
-	}
-	return mk()
-}
-
-func (x *extractor) makeFile(d *dir, name string, h *tar.Header, body io.Reader) error {
-	fd := -1
-	err := x.replacing(d, name, func() (err error) {
-		fd, err = openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = x.writeContent(fd, body, h.Size)
-	if err == nil {
-		err = describeFile(fd, h)
-	}
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// zeros is compared with content to find holes.
-var zeros [copyBuffer]byte
-
-// writeContent writes the size bytes of body to the empty file fd. Whole
-// buffers of zeros become holes, whether or not the archive called them so.
-func (x *extractor) writeContent(fd int, body io.Reader, size int64) error {
-	hole := false
-	for left := size; left > 0; {
-		buf := x.buf[:min(left, int64(len(x.buf)))]
-		if _, err := io.ReadFull(body, buf); err != nil {
-			return contentError(err)
-		}
-		left -= int64(len(buf))
-		if hole = len(buf) == copyBuffer && bytes.Equal(buf, zeros[:]); hole {
-			if _, err := unix.Seek(fd, int64(len(buf)), io.SeekCurrent); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := writeAll(fd, buf); err != nil {
-			return err
-		}
-	}
-	if hole { // a file does not grow by seeking
-		return ftruncate(fd, size)
-	}
-	return nil
-}
-
-func contentError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return refusal("archive ends before the file does")
-	}
-	return fmt.Errorf("read content: %w", err)
-}
-
-// makeLink makes a hard link to an entry that came before. The target's owner,
-// mode and times are its own; those of the link's header are not applied, so a
-// link cannot be used to change a file.
-func (x *extractor) makeLink(d *dir, name string, h *tar.Header) error {
+func (x *extractor) makeLink(name string, h *tar.Header) error {
 	target, err := splitName(h.Linkname, x.limits)
 	if err != nil {
 		return refusal("link target: " + err.Error())
@@ -136,49 +113,32 @@ func (x *extractor) makeLink(d *dir, name string, h *tar.Header) error {
 	if len(target) == 0 {
 		return refusal("links to the root of the layer")
 	}
-	dirs, base := target[:len(target)-1], target[len(target)-1]
-	if _, ok := whiteoutOf(base); ok {
+	if _, ok := whiteoutOf(target[len(target)-1]); ok {
 		return refusal("links to a whiteout")
 	}
-	from, err := x.tree.lookup(dirs)
-	if err != nil {
-		return linkError(h, err)
-	}
-	defer unix.Close(from)
-	st, err := fstatat(from, base)
-	switch {
-	case err != nil:
-		return linkError(h, err)
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return refusal("links to a directory")
-	case isWhiteout(&st):
-		return refusal("links to a whiteout")
-	}
-	if at, err := fstat(d.fd); err != nil {
-		return err
-	} else if same, err := sameEntry(from, base, at, name); err != nil || same {
-		return err // a link to itself: it is there
-	}
-	return x.replacing(d, name, func() error { return linkat(from, base, d.fd, name) })
-}
-
-// sameEntry reports whether base in the directory from is the entry name of
-// the directory described by at. Replacing would delete the target first.
-func sameEntry(from int, base string, at unix.Stat_t, name string) (bool, error) {
-	st, err := fstat(from)
-	return err == nil && base == name && st.Dev == at.Dev && st.Ino == at.Ino, err
-}
-
-// linkError explains a target that is not in this archive: one in a lower layer
-// or outside cannot be linked to, and through a symbolic link is not looked.
-func linkError(h *tar.Header, err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+	err = x.make.link(name, target)
+	if errors.Is(err, errNoTarget) {
 		return refusal(fmt.Sprintf("links to %q, which is not an earlier entry of the archive", h.Linkname))
 	}
 	return err
 }
 
-func (x *extractor) makeSymlink(d *dir, name string, h *tar.Header) error {
+// errNoTarget is the error of a link to what is not in this archive: something in
+// a lower layer or outside cannot be linked to, and through a symbolic link is
+// not looked.
+var errNoTarget = errors.New("no such entry")
+
+const (
+	linksToDir      = refusal("links to a directory")
+	linksToWhiteout = refusal("links to a whiteout")
+)
+
+// throughFile refuses an entry below something that is no directory.
+func throughFile(name string) error {
+	return refusal(fmt.Sprintf("its path goes through %q, which is not a directory", name))
+}
+
+func (x *extractor) makeSymlink(name string, h *tar.Header, a attributes) error {
 	switch {
 	case h.Linkname == "":
 		return refusal("symbolic link without a target")
@@ -188,14 +148,10 @@ func (x *extractor) makeSymlink(d *dir, name string, h *tar.Header) error {
 		return refusal("symbolic link's target holds a NUL byte")
 	}
 	// The target may be anything at all: it is never followed here.
-	err := x.replacing(d, name, func() error { return symlinkat(h.Linkname, d.fd, name) })
-	if err != nil {
-		return err
-	}
-	return describeNode(d, name, h, false)
+	return x.make.symlink(name, h.Linkname, a)
 }
 
-func (x *extractor) makeDevice(d *dir, name string, h *tar.Header) error {
+func (x *extractor) makeDevice(name string, h *tar.Header, a attributes) error {
 	if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor >= 1<<12 || h.Devminor >= 1<<20 { // MINORBITS of the kernel's dev_t
 		return refusal(fmt.Sprintf("impossible device number %d:%d", h.Devmajor, h.Devminor))
 	}
@@ -206,91 +162,32 @@ func (x *extractor) makeDevice(d *dir, name string, h *tar.Header) error {
 			return refusal("character device 0:0 is overlayfs's whiteout")
 		}
 	}
-	return x.makeNode(d, name, h, kind, unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)))
+	return x.make.node(name, kind, unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)), a)
 }
 
-func (x *extractor) makeNode(d *dir, name string, h *tar.Header, kind uint32, dev uint64) error {
-	err := x.replacing(d, name, func() error { return mknodat(d.fd, name, kind, dev) })
-	if err != nil {
-		return err
+func attributesOf(h *tar.Header, xattrs bool) (a attributes, err error) {
+	if a.uid, a.gid, err = owner(h); err != nil {
+		return a, err
 	}
-	return describeNode(d, name, h, true)
+	a.mode = uint32(h.Mode) & 0o7777
+	a.mtime = timespec(h.ModTime)
+	a.atime = a.mtime
+	if !h.AccessTime.IsZero() {
+		a.atime = timespec(h.AccessTime)
+	}
+	if xattrs && len(h.PAXRecords) > 0 {
+		a.xattrs, err = xattrsOf(h)
+	}
+	return a, err
 }
-
-// The order in the functions below matters: a change of owner clears the
-// set-user-id bits and the file capability, so it comes first; everything
-// changes times, so they come last.
-
-func describeFile(fd int, h *tar.Header) error {
-	uid, gid, err := owner(h)
-	if err != nil {
-		return err
-	}
-	if err := fchown(fd, uid, gid); err != nil {
-		return err
-	}
-	if err := fchmod(fd, mode(h)); err != nil {
-		return err
-	}
-	if err := setXattrs(fd, h); err != nil {
-		return err
-	}
-	return futimens(fd, times(h))
-}
-
-// describeDir applies h to an open directory, except for the times, which are
-// left for the moment when it is closed.
-func (x *extractor) describeDir(d *dir, h *tar.Header) error {
-	uid, gid, err := owner(h)
-	if err != nil {
-		return err
-	}
-	if err := fchown(d.fd, uid, gid); err != nil {
-		return err
-	}
-	if err := fchmod(d.fd, mode(h)); err != nil {
-		return err
-	}
-	d.times = times(h)
-	return setXattrs(d.fd, h)
-}
-
-// describeNode applies h to a link, pipe or device, none of which is opened:
-// opening a device runs its driver. They get no extended attributes: user.*
-// is not allowed on them and security.capability has no meaning there.
-func describeNode(d *dir, name string, h *tar.Header, chmod bool) error {
-	uid, gid, err := owner(h)
-	if err != nil {
-		return err
-	}
-	if err := fchownat(d.fd, name, uid, gid); err != nil {
-		return err
-	}
-	if chmod { // not a link, and nobody else writes here, so it is the node just made
-		if err := fchmodat(d.fd, name, mode(h)); err != nil {
-			return err
-		}
-	}
-	return utimensat(d.fd, name, times(h))
-}
-
-func mode(h *tar.Header) uint32 { return uint32(h.Mode) & 0o7777 }
 
 // owner gives the numeric owner; names in the header are the packer's and mean
 // nothing here. 2³²-1 is (uid_t)-1, "leave unchanged" to chown(2).
-func owner(h *tar.Header) (uid, gid int, err error) {
+func owner(h *tar.Header) (uid, gid uint32, err error) {
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
 		return 0, 0, refusal(fmt.Sprintf("impossible owner %d:%d", h.Uid, h.Gid))
 	}
-	return h.Uid, h.Gid, nil
-}
-
-func times(h *tar.Header) [2]unix.Timespec {
-	mtime, atime := h.ModTime, h.AccessTime
-	if atime.IsZero() {
-		atime = mtime
-	}
-	return [2]unix.Timespec{timespec(atime), timespec(mtime)}
+	return uint32(h.Uid), uint32(h.Gid), nil
 }
 
 func timespec(t time.Time) unix.Timespec {
@@ -307,32 +204,23 @@ const paxXattr = "SCHILY.xattr."
 // maxXattr is XATTR_SIZE_MAX of the kernel.
 const maxXattr = 64 << 10
 
-// setXattrs sets the attributes of h that an image may bring: file
-// capabilities and users' own. The others either steer the host's kernel
-// (overlayfs's and other trusted.*, security labels of the machine the image
-// was packed on, IMA signatures) or are inherited by what is made later
-// (default ACLs).
-func setXattrs(fd int, h *tar.Header) error {
+// xattrsOf are the attributes of h that an image may bring: file capabilities
+// and users' own. The others either steer the host's kernel (overlayfs's and
+// other trusted.*, security labels of the machine the image was packed on, IMA
+// signatures) or are inherited by what is made later (default ACLs).
+func xattrsOf(h *tar.Header) (all []xattr, err error) {
 	for key, value := range h.PAXRecords {
 		attr, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || !allowedXattr(attr) {
 			continue
 		}
 		if len(value) > maxXattr {
-			return refusal(fmt.Sprintf("extended attribute %q is too large", attr))
+			return nil, refusal(fmt.Sprintf("extended attribute %q is too large", attr))
 		}
-		err := fsetxattr(fd, attr, []byte(value))
-		if errors.Is(err, unix.ENOTSUP) && attr != capabilityXattr {
-			continue // the file system has no user.*; programs cope
-		}
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
-			return refusal(fmt.Sprintf("invalid extended attribute %q", attr))
-		}
-		if err != nil {
-			return err
-		}
+		all = append(all, xattr{attr, value})
 	}
-	return nil
+	slices.SortFunc(all, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	return all, nil
 }
 
 const capabilityXattr = "security.capability"

@@ -79,7 +79,7 @@ func (t *tree) enterChild(name string) error {
 			return serr
 		}
 		if !isWhiteout(&st) {
-			return refusal(fmt.Sprintf("its path goes through %q, which is not a directory", name))
+			return throughFile(name)
 		}
 		_, err = t.mkdir(top, name)
 	}

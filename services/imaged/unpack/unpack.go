@@ -62,6 +62,10 @@ func (l Limits) OrDefault() Limits {
 type Options struct {
 	Whiteouts Whiteouts
 	Limits    Limits
+	// Image has one file made, [ImageFile], which holds the tree as an EROFS
+	// file system, instead of the tree itself. Whiteouts must be one of
+	// overlayfs's forms.
+	Image bool
 }
 
 // Result tells what an archive held.
@@ -106,39 +110,34 @@ func (e *EntryError) Unwrap() error { return ErrRefused }
 // After an error the content of dir is of no use. An error that the archive is
 // to blame for wraps [ErrRefused]; others come from the file system or from r.
 // The caller needs CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP and MKNOD, and
-// SYS_ADMIN for [OverlayTrusted].
+// SYS_ADMIN for [OverlayTrusted]; for an image none of them.
 func Extract(ctx context.Context, dir *os.File, r io.Reader, o Options) (Result, error) {
-	x, err := newExtractor(dir, o)
+	m, err := newMaker(dir, o)
 	if err != nil {
 		return Result{}, err
 	}
+	x := &extractor{make: m, limits: o.Limits.OrDefault()}
 	err = x.run(ctx, tar.NewReader(r))
-	// The times of directories are put right when they are closed, so a failed
-	// close is a failed unpack.
-	if cerr := x.tree.close(); err == nil {
-		err = cerr
-	}
-	return x.result, err
-}
-
-// extractor is the state of one Extract.
-type extractor struct {
-	tree      *tree
-	whiteouts Whiteouts
-	limits    Limits
-	result    Result
-	buf       []byte // for the content of files
-}
-
-// copyBuffer is the unit in which files are written and holes are looked for.
-const copyBuffer = 128 << 10
-
-func newExtractor(dir *os.File, o Options) (*extractor, error) {
-	t, err := newTree(dir, o.Whiteouts)
 	if err != nil {
-		return nil, err
+		m.abandon()
+		return x.result, err
 	}
-	return &extractor{tree: t, whiteouts: o.Whiteouts, limits: o.Limits.OrDefault(), buf: make([]byte, copyBuffer)}, nil
+	return x.result, m.finish()
+}
+
+func newMaker(dir *os.File, o Options) (maker, error) {
+	if o.Image {
+		return newImage(dir, o.Whiteouts)
+	}
+	return newDisk(dir, o.Whiteouts)
+}
+
+// extractor is the state of one Extract. It decides what an entry may be; the
+// maker makes it.
+type extractor struct {
+	make   maker
+	limits Limits
+	result Result
 }
 
 func (x *extractor) run(ctx context.Context, tr *tar.Reader) error {
@@ -175,14 +174,13 @@ func (x *extractor) entry(h *tar.Header, body io.Reader) error {
 		return x.rootEntry(h)
 	}
 	dirs, base := name[:len(name)-1], name[len(name)-1]
-	parent, err := x.tree.enter(dirs)
-	if err != nil {
+	if err := x.make.enter(dirs); err != nil {
 		return named(h, err)
 	}
 	if w, ok := whiteoutOf(base); ok {
-		return named(h, x.whiteout(parent, w))
+		return named(h, x.whiteout(w, len(dirs) == 0))
 	}
-	return named(h, x.create(parent, base, h, body))
+	return named(h, x.create(base, h, body))
 }
 
 // account applies the limits that need no look at the tree.

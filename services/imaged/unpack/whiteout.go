@@ -1,7 +1,6 @@
 package unpack
 
 import (
-	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,37 +65,18 @@ type whiteout struct {
 	ignore bool
 }
 
-// whiteout records w in the directory d.
-func (x *extractor) whiteout(d *dir, w whiteout) error {
+// whiteout records w in the current directory.
+func (x *extractor) whiteout(w whiteout, inRoot bool) error {
 	switch {
 	case w.ignore:
 		return nil
 	case w.opaque:
-		if d == x.tree.root() {
-			x.result.RootOpaque = true
-		}
-		return x.tree.markOpaque(d)
+		x.result.RootOpaque = x.result.RootOpaque || inRoot
+		return x.make.opaque()
 	case w.hides == "" || w.hides == "." || w.hides == "..":
 		return refusal("whiteout hides no name")
 	}
-	if x.whiteouts == WhiteoutFiles {
-		return x.tree.makeMarker(d, whiteoutPrefix+w.hides)
-	}
-	err := mknodat(d.fd, w.hides, unix.S_IFCHR, 0)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	// The archive has the name as well. A file hides the lower one by being
-	// there; a directory would be merged with it and must be made opaque.
-	st, err := fstatat(d.fd, w.hides)
-	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return err
-	}
-	child, err := x.tree.push(d, w.hides)
-	if err != nil {
-		return err
-	}
-	return x.tree.markOpaque(child)
+	return x.make.hide(w.hides)
 }
 
 // isWhiteout reports whether st is a whiteout device. Archives cannot bring
