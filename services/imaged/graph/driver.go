@@ -1,8 +1,8 @@
 // Package graph keeps unpacked layers and stacks them into root file systems.
 //
 // A [Driver] knows one way of doing so. This package has the contract and the
-// parts that drivers share; overlay and plaincopy are the drivers, graphtest is
-// the suite both must pass.
+// parts that drivers share; overlay (which has two) and plaincopy are the
+// drivers, graphtest is the suite all must pass.
 package graph
 
 import (
@@ -49,7 +49,7 @@ import (
 // Methods may be called from any goroutine. An error that wraps
 // unpack.ErrRefused blames the archive.
 type Driver interface {
-	// Name is "overlay" or "plaincopy"; it is part of the layer directory's
+	// Name is "overlay", "erofs" or "plaincopy"; it is part of the layer directory's
 	// path, since drivers do not understand each other's layers.
 	Name() string
 
@@ -135,7 +135,9 @@ type Recipe struct {
 	Work  string   // overlay: overlayfs's own scratch directory
 	// UserXattr: overlay must be mounted with "userxattr" (Linux 5.11).
 	UserXattr bool
-	Source    string // bind: the directory
+	// Images: overlay: each of Lower is a file with an EROFS image, to be mounted.
+	Images bool
+	Source string // bind: the directory
 }
 
 // Visible are the layers of a stack, bottom first, that are not hidden whole by

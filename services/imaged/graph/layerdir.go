@@ -26,16 +26,17 @@ var (
 	layerCommitted = faultpoint.Declare("imaged.layer-committed", "a layer is visible, no record refers to it yet")
 )
 
-// LayerDir keeps layers as directories of files; the part of a driver that does
-// not depend on how they are stacked.
+// LayerDir keeps layers as directories of files, or each as one file with an
+// EROFS image; the part of a driver that does not depend on how they are stacked.
 //
 //	DIR/NAME        a committed layer; NAME is a number in base 36
+//	DIR/NAME/erofs  its image, with nothing beside
 //	DIR/new.NAME    being unpacked
 type LayerDir struct {
-	dir       string
-	whiteouts unpack.Whiteouts
-	trash     *trash.Can
-	behind    WriteBehind
+	dir    string
+	form   unpack.Options
+	trash  *trash.Can
+	behind WriteBehind
 
 	mu   sync.Mutex
 	next uint64 // number of the next layer
@@ -44,13 +45,13 @@ type LayerDir struct {
 const stagingPrefix = "new."
 
 // OpenLayerDir opens the layers in dir, made if need be, and removes half-made
-// ones. Layers are unpacked with whiteouts in the given form and deleted by
-// way of can, which must be on the same file system.
-func OpenLayerDir(dir string, w unpack.Whiteouts, can *trash.Can) (*LayerDir, error) {
+// ones. Layers are unpacked in the given form and deleted by way of can, which
+// must be on the same file system.
+func OpenLayerDir(dir string, form unpack.Options, can *trash.Can) (*LayerDir, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
-	l := &LayerDir{dir: dir, whiteouts: w, trash: can, next: 1}
+	l := &LayerDir{dir: dir, form: form, trash: can, next: 1}
 	names, err := namesIn(dir)
 	if err != nil {
 		return nil, err
@@ -88,6 +89,16 @@ func layerName(n uint64) string { return strconv.FormatUint(n, 36) }
 // Path is where the layer name is.
 func (l *LayerDir) Path(name string) string { return filepath.Join(l.dir, name) }
 
+// Root is the directory with the content of the layer name, or its image.
+func (l *LayerDir) Root(name string) string { return l.root(l.Path(name)) }
+
+func (l *LayerDir) root(path string) string {
+	if l.form.Image {
+		return filepath.Join(path, unpack.ImageFile)
+	}
+	return path
+}
+
 // Layers are the names of all committed layers.
 func (l *LayerDir) Layers() ([]string, error) {
 	names, err := namesIn(l.dir)
@@ -111,12 +122,12 @@ func (l *LayerDir) Remove(name string) error {
 // Compare tells the first difference between the layer name and what was staged
 // of the archive it should have come from; empty if there is none.
 func (l *LayerDir) Compare(ctx context.Context, name string, staged Staged) (string, error) {
-	layer, err := os.Open(l.Path(name))
+	layer, err := merge.Open(l.Root(name))
 	if err != nil {
 		return "", err
 	}
 	defer layer.Close()
-	fresh, err := os.Open(staged.(*stagedDir).path)
+	fresh, err := merge.Open(l.root(staged.(*stagedDir).path))
 	if err != nil {
 		return "", err
 	}
@@ -126,13 +137,13 @@ func (l *LayerDir) Compare(ctx context.Context, name string, staged Staged) (str
 
 // CopyOut copies the directory path of a stack into the directory to.
 func (l *LayerDir) CopyOut(ctx context.Context, layers []Layer, path, to string) error {
-	return merge.CopyOut(ctx, l.Paths(layers), l.whiteouts, path, to)
+	return merge.CopyOut(ctx, l.Paths(layers), l.form.Whiteouts, path, to)
 }
 
-// Paths are the directories of a stack, bottom first.
+// Paths are the roots of a stack, bottom first.
 func (l *LayerDir) Paths(layers []Layer) (all []string) {
 	for _, layer := range Visible(layers) {
-		all = append(all, l.Path(layer.Name))
+		all = append(all, l.Root(layer.Name))
 	}
 	return all
 }
@@ -174,7 +185,7 @@ func (s *stagedDir) unpack(ctx context.Context, make Maker) (err error) {
 		return err
 	}
 	defer end()
-	result, err := make(ctx, s.dir, unpack.Options{Whiteouts: s.layers.whiteouts})
+	result, err := make(ctx, s.dir, s.layers.form)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,12 @@ func archiveForBench(b *testing.B) string {
 	return path
 }
 
-func BenchmarkExtract(b *testing.B) {
+func BenchmarkExtract(b *testing.B) { benchmarkExtract(b, Options{}) }
+
+// BenchmarkImage makes an EROFS image of the same archive.
+func BenchmarkImage(b *testing.B) { benchmarkExtract(b, Options{Whiteouts: OverlayUser, Image: true}) }
+
+func benchmarkExtract(b *testing.B, o Options) {
 	path := archiveForBench(b)
 	for b.Loop() {
 		b.StopTimer()
@@ -36,7 +41,7 @@ func BenchmarkExtract(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		if _, err := Extract(context.Background(), dir, bufio.NewReaderSize(f, 1<<20), Options{}); err != nil {
+		if _, err := Extract(context.Background(), dir, bufio.NewReaderSize(f, 1<<20), o); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -215,6 +215,9 @@ func mount(recipe graph.Recipe, root string) error {
 // mountOverlay names layers relative to their directory: the options of the
 // old mount call must fit in a page.
 func mountOverlay(recipe graph.Recipe, root string) error {
+	if recipe.Images {
+		return mountImages(recipe, root)
+	}
 	base := filepath.Dir(recipe.Lower[0])
 	if err := unix.Chdir(base); err != nil {
 		return err
@@ -228,6 +231,51 @@ func mountOverlay(recipe graph.Recipe, root string) error {
 		options += ",userxattr"
 	}
 	return os.NewSyscallError("mount", unix.Mount("overlay", root, "overlay", 0, options))
+}
+
+// mountImages hands the layers over as descriptors of mounts that no path leads to.
+func mountImages(recipe graph.Recipe, root string) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	for _, l := range recipe.Lower {
+		image, err := mountImage(l)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(image)
+		if err := unix.FsconfigSetFd(fs, "lowerdir+", image); err != nil {
+			return os.NewSyscallError("fsconfig", err)
+		}
+	}
+	err = errors.Join(unix.FsconfigSetString(fs, "upperdir", recipe.Upper), unix.FsconfigSetString(fs, "workdir", recipe.Work),
+		unix.FsconfigSetString(fs, "xino", "on")) // as layers are file systems of their own
+	if recipe.UserXattr {
+		err = errors.Join(err, unix.FsconfigSetFlag(fs, "userxattr"))
+	}
+	if err := errors.Join(err, unix.FsconfigCreate(fs)); err != nil {
+		return os.NewSyscallError("fsconfig", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+func mountImage(path string) (int, error) {
+	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "source", path), unix.FsconfigCreate(fs)); err != nil {
+		return -1, fmt.Errorf("mount %s: %w", path, err)
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 }
 
 // tree lists root as strings that tarOf would make, without directories' slash.

@@ -36,7 +36,7 @@ func Changes(upper string, layers []string, form unpack.Whiteouts) ([]Change, er
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no layers at all: everything is new
 		return nil, err
 	}
-	root, err := os.Open(upper)
+	root, err := Open(upper)
 	if err != nil {
 		return nil, err
 	}
@@ -52,17 +52,11 @@ type changes struct {
 func (c *changes) add(k Kind, path string) { c.all = append(c.all, Change{k, path}) }
 
 // dir compares the directory upper with the same one of the stack.
-func (c *changes) dir(upper *os.File, lower []*os.File, at string) error {
-	entries, err := upper.ReadDir(-1)
+func (c *changes) dir(upper Dir, lower []Dir, at string) error {
+	entries, err := upper.Entries()
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(entries, func(a, b os.DirEntry) int {
-		if a.Name() < b.Name() {
-			return -1
-		}
-		return 1
-	})
 	if opaque(upper, c.view.form) {
 		if err := c.replaced(entries, lower, at); err != nil {
 			return err
@@ -77,7 +71,7 @@ func (c *changes) dir(upper *os.File, lower []*os.File, at string) error {
 	return nil
 }
 
-func (c *changes) entry(upper *os.File, lower []*os.File, e os.DirEntry, at string) error {
+func (c *changes) entry(upper Dir, lower []Dir, e os.DirEntry, at string) error {
 	defer c.view.closeFrom(len(c.view.open))
 	dirs, exists, err := c.view.find(lower, e.Name())
 	if err != nil {
@@ -97,7 +91,7 @@ func (c *changes) entry(upper *os.File, lower []*os.File, e os.DirEntry, at stri
 	if !e.IsDir() {
 		return nil
 	}
-	sub, err := openAt(upper, e.Name(), os.O_RDONLY)
+	sub, err := upper.Dir(e.Name())
 	if err != nil {
 		return err
 	}
@@ -106,23 +100,19 @@ func (c *changes) entry(upper *os.File, lower []*os.File, e os.DirEntry, at stri
 }
 
 // replaced lists what an opaque directory took away.
-func (c *changes) replaced(entries []os.DirEntry, lower []*os.File, at string) error {
+func (c *changes) replaced(entries []os.DirEntry, lower []Dir, at string) error {
 	kept := map[string]bool{}
 	for _, e := range entries {
 		kept[e.Name()] = true
 	}
 	var gone []string
 	for _, layer := range lower {
-		below, err := openAt(layer, ".", os.O_RDONLY) // its own position for reading
+		entries, err := layer.Entries()
 		if err != nil {
 			return err
 		}
-		names, err := below.Readdirnames(-1)
-		below.Close()
-		if err != nil {
-			return err
-		}
-		for _, n := range names {
+		for _, e := range entries {
+			n := e.Name()
 			if kept[n] {
 				continue
 			}

@@ -5,9 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +16,7 @@ import (
 // to: names, kinds, owners, modes, times, extended attributes, link targets,
 // devices, which names are one file, and content. Empty if there is none. Of the
 // two roots only the content is compared.
-func Compare(ctx context.Context, a, b *os.File) (string, error) {
+func Compare(ctx context.Context, a, b Dir) (string, error) {
 	c := comparer{ctx: ctx, first: map[inode]string{}, same: map[inode]string{}}
 	return c.dirs(a, b, "/")
 }
@@ -27,15 +26,15 @@ type comparer struct {
 	first, same map[inode]string // first names of files with several, in either tree
 }
 
-func (c *comparer) dirs(a, b *os.File, at string) (string, error) {
+func (c *comparer) dirs(a, b Dir, at string) (string, error) {
 	if err := c.ctx.Err(); err != nil {
 		return "", context.Cause(c.ctx)
 	}
-	as, err := sortedEntries(a)
+	as, err := a.Entries()
 	if err != nil {
 		return "", err
 	}
-	bs, err := sortedEntries(b)
+	bs, err := b.Entries()
 	if err != nil {
 		return "", err
 	}
@@ -56,12 +55,14 @@ func (c *comparer) dirs(a, b *os.File, at string) (string, error) {
 	return "", nil
 }
 
-func (c *comparer) entry(a, b *os.File, name, at string) (string, error) {
-	var x, y unix.Stat_t
-	for f, st := range map[*os.File]*unix.Stat_t{a: &x, b: &y} {
-		if err := unix.Fstatat(int(f.Fd()), name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return "", os.NewSyscallError("fstatat", err)
-		}
+func (c *comparer) entry(a, b Dir, name, at string) (string, error) {
+	x, err := a.Lstat(name)
+	if err != nil {
+		return "", err
+	}
+	y, err := b.Lstat(name)
+	if err != nil {
+		return "", err
 	}
 	regular := x.Mode&unix.S_IFMT == unix.S_IFREG
 	switch {
@@ -87,21 +88,22 @@ func (c *comparer) entry(a, b *os.File, name, at string) (string, error) {
 	switch x.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		return sameTarget(a, b, name, at)
-	case unix.S_IFREG, unix.S_IFDIR:
-		return c.opened(a, b, name, at, regular)
+	case unix.S_IFDIR:
+		return c.sameDir(a, b, name, at)
+	case unix.S_IFREG:
+		return sameFile(a, b, name, at)
 	}
 	return "", nil
 }
 
-func sameTarget(a, b *os.File, name, at string) (string, error) {
+func sameTarget(a, b Dir, name, at string) (string, error) {
 	var targets [2]string
-	for i, f := range []*os.File{a, b} {
-		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(int(f.Fd()), name, buf)
+	for i, d := range []Dir{a, b} {
+		target, err := d.Readlink(name)
 		if err != nil {
-			return "", os.NewSyscallError("readlinkat", err)
+			return "", err
 		}
-		targets[i] = string(buf[:n])
+		targets[i] = target
 	}
 	if targets[0] != targets[1] {
 		return at + " leads elsewhere", nil
@@ -109,22 +111,36 @@ func sameTarget(a, b *os.File, name, at string) (string, error) {
 	return "", nil
 }
 
-func (c *comparer) opened(a, b *os.File, name, at string, regular bool) (string, error) {
-	x, err := openAt(a, name, unix.O_RDONLY)
+func (c *comparer) sameDir(a, b Dir, name, at string) (string, error) {
+	x, err := a.Dir(name)
 	if err != nil {
 		return "", err
 	}
 	defer x.Close()
-	y, err := openAt(b, name, unix.O_RDONLY)
+	y, err := b.Dir(name)
 	if err != nil {
 		return "", err
 	}
 	defer y.Close()
 	if same, err := sameXattrs(x, y); !same || err != nil {
-		return at + " has other extended attributes", err
+		return at + otherXattrs, err
 	}
-	if !regular {
-		return c.dirs(x, y, at)
+	return c.dirs(x, y, at)
+}
+
+func sameFile(a, b Dir, name, at string) (string, error) {
+	x, err := a.File(name)
+	if err != nil {
+		return "", err
+	}
+	defer x.Close()
+	y, err := b.File(name)
+	if err != nil {
+		return "", err
+	}
+	defer y.Close()
+	if same, err := sameXattrs(x, y); !same || err != nil {
+		return at + otherXattrs, err
 	}
 	same, err := sameContent(x, y)
 	if err != nil || same {
@@ -133,38 +149,22 @@ func (c *comparer) opened(a, b *os.File, name, at string, regular bool) (string,
 	return at + " has other content", nil
 }
 
-func sameXattrs(a, b *os.File) (bool, error) {
-	x, err := allXattrs(a)
+const otherXattrs = " has other extended attributes"
+
+// sameXattrs compares all of them, the marks of a graph driver included.
+func sameXattrs(a, b interface{ Xattrs() ([]Xattr, error) }) (bool, error) {
+	x, err := a.Xattrs()
 	if err != nil {
 		return false, err
 	}
-	y, err := allXattrs(b)
-	return maps.Equal(x, y), err
+	y, err := b.Xattrs()
+	byName := func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortFunc(x, byName)
+	slices.SortFunc(y, byName)
+	return slices.Equal(x, y), err
 }
 
-// allXattrs includes the marks of a graph driver.
-func allXattrs(f *os.File) (map[string]string, error) {
-	list := make([]byte, 64<<10)
-	n, err := unix.Flistxattr(int(f.Fd()), list)
-	if err != nil {
-		return nil, nil // a file system without
-	}
-	all := map[string]string{}
-	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "user.") {
-			continue
-		}
-		value := make([]byte, 64<<10)
-		n, err := unix.Fgetxattr(int(f.Fd()), name, value)
-		if err != nil {
-			return nil, os.NewSyscallError("fgetxattr", err)
-		}
-		all[name] = string(value[:n])
-	}
-	return all, nil
-}
-
-func sameContent(a, b *os.File) (bool, error) {
+func sameContent(a, b io.Reader) (bool, error) {
 	x, y := make([]byte, 128<<10), make([]byte, 128<<10)
 	for {
 		n, err := io.ReadFull(a, x)

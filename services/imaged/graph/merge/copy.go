@@ -1,12 +1,12 @@
 package merge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"berth/libcontainer/caps"
 	"berth/services/imaged/unpack"
@@ -16,14 +16,13 @@ import (
 
 // Apply copies the tree of a layer, whose whiteouts are in the given form, over
 // the tree in to, and carries out the whiteouts. Files that have several names
-// in the layer have them in the copy. layer is read from where it stands: open
-// it anew for each call.
-func Apply(ctx context.Context, layer *os.File, form unpack.Whiteouts, to *os.File) error {
+// in the layer have them in the copy.
+func Apply(ctx context.Context, layer Dir, form unpack.Whiteouts, to *os.File) error {
 	c := copier{ctx: ctx, form: form, root: to, links: map[uint64][]string{}}
 	return c.dir(layer, to)
 }
 
-// copier is the state of one Apply. All names it uses are those that ReadDir
+// copier is the state of one Apply. All names it uses are those that Entries
 // gave, so single components; nothing follows links.
 type copier struct {
 	ctx   context.Context
@@ -34,13 +33,13 @@ type copier struct {
 }
 
 // dir applies the directory from of a layer to the directory to.
-func (c *copier) dir(from, to *os.File) error {
+func (c *copier) dir(from Dir, to *os.File) error {
 	if opaque(from, c.form) {
 		if err := removeAllIn(to); err != nil {
 			return err
 		}
 	}
-	entries, err := from.ReadDir(-1)
+	entries, err := from.Entries()
 	if err != nil {
 		return err
 	}
@@ -67,10 +66,10 @@ func (c *copier) dir(from, to *os.File) error {
 	return nil
 }
 
-func (c *copier) entry(from, to *os.File, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(from.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return os.NewSyscallError("fstatat", err)
+func (c *copier) entry(from Dir, to *os.File, name string) error {
+	st, err := from.Lstat(name)
+	if err != nil {
+		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return c.subdir(from, to, name, &st)
@@ -88,7 +87,7 @@ func (c *copier) entry(from, to *os.File, name string) error {
 		return symlink(from, to, name, &st)
 	}
 	// imaged has this capability, and the next, aside.
-	err := caps.With(caps.Of(unix.CAP_MKNOD), func() error {
+	err = caps.With(caps.Of(unix.CAP_MKNOD), func() error {
 		return os.NewSyscallError("mknodat", unix.Mknodat(int(to.Fd()), name, st.Mode&unix.S_IFMT|0o600, int(st.Rdev)))
 	})
 	if err != nil {
@@ -116,7 +115,7 @@ func (c *copier) link(to *os.File, name string, st *unix.Stat_t) (bool, error) {
 	return true, os.NewSyscallError("linkat", unix.Linkat(int(dir.Fd()), first[len(first)-1], int(to.Fd()), name, 0))
 }
 
-func (c *copier) subdir(from, to *os.File, name string, st *unix.Stat_t) error {
+func (c *copier) subdir(from Dir, to *os.File, name string, st *unix.Stat_t) error {
 	err := unix.Mkdirat(int(to.Fd()), name, 0o700)
 	if errors.Is(err, unix.EEXIST) {
 		var there unix.Stat_t
@@ -132,7 +131,7 @@ func (c *copier) subdir(from, to *os.File, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return os.NewSyscallError("mkdirat", err)
 	}
-	src, err := openAt(from, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	src, err := from.Dir(name)
 	if err != nil {
 		return err
 	}
@@ -151,8 +150,8 @@ func (c *copier) subdir(from, to *os.File, name string, st *unix.Stat_t) error {
 	return Dress(src, dst)
 }
 
-func (c *copier) file(from, to *os.File, name string, st *unix.Stat_t) error {
-	src, err := openAt(from, name, unix.O_RDONLY)
+func (c *copier) file(from Dir, to *os.File, name string, st *unix.Stat_t) error {
+	src, err := from.File(name)
 	if err != nil {
 		return err
 	}
@@ -168,9 +167,30 @@ func (c *copier) file(from, to *os.File, name string, st *unix.Stat_t) error {
 	return dressFile(src, dst, st)
 }
 
-// content copies size bytes. Blocks are shared where the file system can;
+func (c *copier) content(src File, dst *os.File, size int64) error {
+	if f, ok := src.(hostFile); ok {
+		return c.hostContent(f.File, dst, size)
+	}
+	if _, err := io.Copy(holes{dst}, src); err != nil {
+		return err
+	}
+	return dst.Truncate(size)
+}
+
+// holes writes a file with holes for what is zeros, a buffer of io.Copy's at once.
+type holes struct{ f *os.File }
+
+func (h holes) Write(p []byte) (int, error) {
+	if len(bytes.TrimLeft(p, "\x00")) > 0 {
+		return h.f.Write(p)
+	}
+	_, err := h.f.Seek(int64(len(p)), io.SeekCurrent)
+	return len(p), err
+}
+
+// hostContent copies size bytes. Blocks are shared where the file system can;
 // otherwise os.File.ReadFrom has the kernel copy them. Holes stay holes.
-func (c *copier) content(src, dst *os.File, size int64) error {
+func (c *copier) hostContent(src, dst *os.File, size int64) error {
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return nil
 	}
@@ -200,13 +220,12 @@ func (c *copier) content(src, dst *os.File, size int64) error {
 	return dst.Truncate(size)
 }
 
-func symlink(from, to *os.File, name string, st *unix.Stat_t) error {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(from.Fd()), name, buf)
+func symlink(from Dir, to *os.File, name string, st *unix.Stat_t) error {
+	target, err := from.Readlink(name)
 	if err != nil {
-		return os.NewSyscallError("readlinkat", err)
+		return err
 	}
-	if err := unix.Symlinkat(string(buf[:n]), int(to.Fd()), name); err != nil {
+	if err := unix.Symlinkat(target, int(to.Fd()), name); err != nil {
 		return os.NewSyscallError("symlinkat", err)
 	}
 	return dress(to, name, st)
@@ -229,10 +248,10 @@ func dress(dir *os.File, name string, st *unix.Stat_t) error {
 }
 
 // Dress gives the directory dst the owner, mode, attributes and times of src.
-func Dress(src, dst *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+func Dress(src Dir, dst *os.File) error {
+	st, err := src.Stat()
+	if err != nil {
+		return err
 	}
 	return dressFile(src, dst, &st)
 }
@@ -240,7 +259,7 @@ func Dress(src, dst *os.File) error {
 // dressFile gives the open file dst the owner, mode, attributes and times of
 // src. Changing the owner clears set-user-id bits and capabilities, so it is
 // first.
-func dressFile(src, dst *os.File, st *unix.Stat_t) error {
+func dressFile(src interface{ Xattrs() ([]Xattr, error) }, dst *os.File, st *unix.Stat_t) error {
 	fd := int(dst.Fd())
 	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
 		return os.NewSyscallError("fchown", err)
@@ -248,52 +267,24 @@ func dressFile(src, dst *os.File, st *unix.Stat_t) error {
 	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
 		return os.NewSyscallError("fchmod", err)
 	}
-	if err := copyXattrs(int(src.Fd()), fd); err != nil {
+	xattrs, err := src.Xattrs()
+	if err != nil {
 		return err
+	}
+	for _, x := range own(xattrs) {
+		if err := setXattr(fd, x); err != nil {
+			return err
+		}
 	}
 	times := []unix.Timespec{st.Atim, st.Mtim}
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, procPath(fd), times, 0))
 }
 
-// copyXattrs copies the attributes that unpack let in.
-func copyXattrs(src, dst int) error {
-	return eachXattr(src, func(name string, value []byte) error {
-		set := func() error { return os.NewSyscallError("fsetxattr", unix.Fsetxattr(dst, name, value, 0)) }
-		if name == "security.capability" {
-			return caps.With(caps.Of(unix.CAP_SETFCAP), set)
-		}
-		return set()
-	})
-}
-
-// eachXattr calls f for those extended attributes of the open file fd that
-// belong to its content.
-func eachXattr(fd int, f func(name string, value []byte) error) error {
-	var room [1 << 10]byte // for the list, or for an error that it is too small
-	list := room[:]
-	n, err := unix.Flistxattr(fd, list)
-	if errors.Is(err, unix.ERANGE) {
-		list = make([]byte, 64<<10)
-		n, err = unix.Flistxattr(fd, list)
+// setXattr sets an attribute that unpack let in.
+func setXattr(fd int, x Xattr) error {
+	set := func() error { return os.NewSyscallError("fsetxattr", unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0)) }
+	if x.Name == "security.capability" {
+		return caps.With(caps.Of(unix.CAP_SETFCAP), set)
 	}
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	if err != nil {
-		return os.NewSyscallError("flistxattr", err)
-	}
-	for name := range strings.SplitSeq(string(list[:n]), "\x00") {
-		if name != "security.capability" && (!strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.")) {
-			continue
-		}
-		value := make([]byte, 64<<10)
-		n, err := unix.Fgetxattr(fd, name, value)
-		if err != nil {
-			return os.NewSyscallError("fgetxattr", err)
-		}
-		if err := f(name, value[:n]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return set()
 }

@@ -51,7 +51,7 @@ func CopyOut(ctx context.Context, layers []string, form unpack.Whiteouts, path, 
 // of it is the list of the layers' directories that are merged there, top first.
 type view struct {
 	form unpack.Whiteouts
-	open []*os.File // all that were opened
+	open []Dir // all that were opened
 }
 
 func (v *view) close() { v.closeFrom(0) }
@@ -69,20 +69,20 @@ const maxLinks = 40
 
 // resolve gives the directory path; fs.ErrNotExist if there is no such
 // directory.
-func (v *view) resolve(layers []string, path string) ([]*os.File, error) {
-	var root []*os.File
+func (v *view) resolve(layers []string, path string) ([]Dir, error) {
+	var root []Dir
 	for i := len(layers) - 1; i >= 0; i-- {
-		f, err := os.Open(layers[i])
+		d, err := Open(layers[i])
 		if err != nil {
 			return nil, err
 		}
-		v.open = append(v.open, f)
-		root = append(root, f)
+		v.open = append(v.open, d)
+		root = append(root, d)
 	}
 	if len(root) == 0 {
 		return nil, fs.ErrNotExist
 	}
-	at := [][]*os.File{root} // the way from the root; ".." goes back on it
+	at := [][]Dir{root} // the way from the root; ".." goes back on it
 	links := 0
 	for rest := strings.Split(path, "/"); len(rest) > 0; {
 		name := rest[0]
@@ -115,7 +115,7 @@ func (v *view) resolve(layers []string, path string) ([]*os.File, error) {
 
 // lookup finds name in a directory: a directory, or the target of a link.
 // What is neither, and what is not there, is fs.ErrNotExist.
-func (v *view) lookup(in []*os.File, name string) (dirs []*os.File, link string, err error) {
+func (v *view) lookup(in []Dir, name string) (dirs []Dir, link string, err error) {
 	dirs, other, err := v.search(in, name)
 	if err != nil || len(dirs) > 0 {
 		return dirs, "", err
@@ -123,36 +123,34 @@ func (v *view) lookup(in []*os.File, name string) (dirs []*os.File, link string,
 	if other == nil {
 		return nil, "", fs.ErrNotExist
 	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(other.Fd()), name, buf)
+	link, err = other.Readlink(name)
 	if errors.Is(err, unix.EINVAL) { // no link
 		return nil, "", fs.ErrNotExist
 	}
-	return nil, string(buf[:max(n, 0)]), os.NewSyscallError("readlinkat", err)
+	return nil, link, err
 }
 
 // find reports whether name exists in a directory, and its directories if it
 // is one.
-func (v *view) find(in []*os.File, name string) (dirs []*os.File, exists bool, err error) {
+func (v *view) find(in []Dir, name string) (dirs []Dir, exists bool, err error) {
 	dirs, other, err := v.search(in, name)
 	return dirs, len(dirs) > 0 || other != nil, err
 }
 
 // search goes down the layers of a directory to see what name is: directories,
 // merged, or else something that the layer other has.
-func (v *view) search(in []*os.File, name string) (dirs []*os.File, other *os.File, err error) {
+func (v *view) search(in []Dir, name string) (dirs []Dir, other Dir, err error) {
 	for _, layer := range in {
-		var st unix.Stat_t
-		err := unix.Fstatat(int(layer.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		st, err := layer.Lstat(name)
 		switch {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
 			if v.hidden(layer, name) {
 				return dirs, nil, nil
 			}
 		case err != nil:
-			return nil, nil, os.NewSyscallError("fstatat", err)
+			return nil, nil, err
 		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-			d, err := openAt(layer, name, unix.O_RDONLY|unix.O_DIRECTORY)
+			d, err := layer.Dir(name)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -171,26 +169,27 @@ func (v *view) search(in []*os.File, name string) (dirs []*os.File, other *os.Fi
 }
 
 // hidden reports whether the directory of a layer has a whiteout file for name.
-func (v *view) hidden(layer *os.File, name string) bool {
-	var st unix.Stat_t
-	return v.form == unpack.WhiteoutFiles &&
-		unix.Fstatat(int(layer.Fd()), whiteoutPrefix+name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+func (v *view) hidden(layer Dir, name string) bool {
+	return v.form == unpack.WhiteoutFiles && has(layer, whiteoutPrefix+name)
+}
+
+func has(d Dir, name string) bool {
+	_, err := d.Lstat(name)
+	return err == nil
 }
 
 // opaque reports whether dir hides all that lower layers have there.
-func opaque(dir *os.File, form unpack.Whiteouts) bool {
+func opaque(dir Dir, form unpack.Whiteouts) bool {
 	if form == unpack.WhiteoutFiles {
-		var st unix.Stat_t
-		return unix.Fstatat(int(dir.Fd()), whiteoutOpaque, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+		return has(dir, whiteoutOpaque)
 	}
-	var value [1]byte
-	n, err := unix.Fgetxattr(int(dir.Fd()), form.OpaqueXattr(), value[:])
-	return err == nil && n == 1 && value[0] == 'y'
+	value, ok := dir.Xattr(form.OpaqueXattr())
+	return ok && value == "y"
 }
 
 // hides tells whether the entry e of the directory from is a whiteout, and of
 // what; of nothing if it is a mark of another kind.
-func hides(from *os.File, form unpack.Whiteouts, e os.DirEntry) (name string, ok bool) {
+func hides(from Dir, form unpack.Whiteouts, e os.DirEntry) (name string, ok bool) {
 	if form == unpack.WhiteoutFiles {
 		if e.Name() == whiteoutOpaque {
 			return "", true
@@ -200,7 +199,6 @@ func hides(from *os.File, form unpack.Whiteouts, e os.DirEntry) (name string, ok
 	if e.Type() != os.ModeDevice|os.ModeCharDevice {
 		return "", false
 	}
-	var st unix.Stat_t
-	err := unix.Fstatat(int(from.Fd()), e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW)
+	st, err := from.Lstat(e.Name())
 	return e.Name(), err == nil && st.Rdev == 0
 }

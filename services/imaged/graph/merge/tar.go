@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -26,7 +25,7 @@ import (
 // was at some moment.
 func WriteLayer(ctx context.Context, w io.Writer, upper, root string, form unpack.Whiteouts) error {
 	a := newArchiver(ctx, w, form)
-	top, err := os.Open(upper)
+	top, err := Open(upper)
 	if err != nil {
 		return err
 	}
@@ -83,15 +82,15 @@ func (a *archiver) close() error {
 }
 
 // changedRoot writes an entry for "/" if it has another owner or mode than root.
-func (a *archiver) changedRoot(upper *os.File, root string) error {
-	var now, was unix.Stat_t
-	if err := unix.Fstat(int(upper.Fd()), &now); err != nil {
-		return os.NewSyscallError("fstat", err)
+func (a *archiver) changedRoot(upper Dir, root string) error {
+	now, err := upper.Stat()
+	if err != nil {
+		return err
 	}
-	was.Mode = unix.S_IFDIR | 0o755
+	was := unix.Stat_t{Mode: unix.S_IFDIR | 0o755}
 	if root != "" {
-		if err := unix.Lstat(root, &was); err != nil {
-			return &os.PathError{Op: "lstat", Path: root, Err: err}
+		if was, err = StatRoot(root); err != nil {
+			return err
 		}
 	}
 	if now.Mode == was.Mode && now.Uid == was.Uid && now.Gid == was.Gid {
@@ -101,8 +100,8 @@ func (a *archiver) changedRoot(upper *os.File, root string) error {
 }
 
 // changes writes what the writable directory dir, called name, holds.
-func (a *archiver) changes(dir *os.File, name string) error {
-	entries, err := sortedEntries(dir)
+func (a *archiver) changes(dir Dir, name string) error {
+	entries, err := dir.Entries()
 	if err != nil {
 		return err
 	}
@@ -133,8 +132,8 @@ func (a *archiver) changes(dir *os.File, name string) error {
 	return nil
 }
 
-func (a *archiver) changedDir(parent *os.File, base, in string) error {
-	d, err := openAt(parent, base, unix.O_RDONLY|unix.O_DIRECTORY)
+func (a *archiver) changedDir(parent Dir, base, in string) error {
+	d, err := parent.Dir(base)
 	if gone(err) {
 		return nil
 	}
@@ -149,7 +148,7 @@ func (a *archiver) changedDir(parent *os.File, base, in string) error {
 }
 
 // tree writes what the merged directory dirs, top first, called name, holds.
-func (a *archiver) tree(v *view, dirs []*os.File, name string) error {
+func (a *archiver) tree(v *view, dirs []Dir, name string) error {
 	if len(dirs) == 0 {
 		return nil
 	}
@@ -158,17 +157,12 @@ func (a *archiver) tree(v *view, dirs []*os.File, name string) error {
 	}
 	names := map[string]bool{}
 	for _, d := range dirs {
-		own, err := openAt(d, ".", unix.O_RDONLY|unix.O_DIRECTORY) // its own position for reading
+		entries, err := d.Entries()
 		if err != nil {
 			return err
 		}
-		list, err := own.Readdirnames(-1)
-		own.Close()
-		if err != nil {
-			return err
-		}
-		for _, n := range list {
-			names[n] = true
+		for _, e := range entries {
+			names[e.Name()] = true
 		}
 	}
 	for _, n := range slices.Sorted(maps.Keys(names)) {
@@ -185,7 +179,7 @@ func (a *archiver) tree(v *view, dirs []*os.File, name string) error {
 	return nil
 }
 
-func (a *archiver) treeEntry(v *view, dirs []*os.File, base, in string) error {
+func (a *archiver) treeEntry(v *view, dirs []Dir, base, in string) error {
 	defer v.closeFrom(len(v.open))
 	sub, other, err := v.search(dirs, base)
 	switch {
@@ -207,23 +201,17 @@ func gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
 }
 
-func sortedEntries(dir *os.File) ([]os.DirEntry, error) {
-	entries, err := dir.ReadDir(-1)
-	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	return entries, err
-}
-
 // marker writes an empty file that stands for a whiteout.
 func (a *archiver) marker(name string) error {
 	return a.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 }
 
-func (a *archiver) directory(d *os.File, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(d.Fd()), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+func (a *archiver) directory(d Dir, name string) error {
+	st, err := d.Stat()
+	if err != nil {
+		return err
 	}
-	h, err := header(name, tar.TypeDir, &st, int(d.Fd()))
+	h, err := header(name, tar.TypeDir, &st, d)
 	if err != nil {
 		return err
 	}
@@ -232,14 +220,13 @@ func (a *archiver) directory(d *os.File, name string) error {
 
 // file writes anything but a directory. What cannot be in an archive, a socket,
 // is left out.
-func (a *archiver) file(dir *os.File, base, name string) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+func (a *archiver) file(dir Dir, base, name string) error {
+	st, err := dir.Lstat(base)
 	if gone(err) {
 		return nil
 	}
 	if err != nil {
-		return os.NewSyscallError("fstatat", err)
+		return err
 	}
 	kind := map[uint32]byte{unix.S_IFREG: tar.TypeReg, unix.S_IFLNK: tar.TypeSymlink, unix.S_IFCHR: tar.TypeChar, unix.S_IFBLK: tar.TypeBlock, unix.S_IFIFO: tar.TypeFifo}[st.Mode&unix.S_IFMT]
 	if kind == 0 {
@@ -248,7 +235,7 @@ func (a *archiver) file(dir *os.File, base, name string) error {
 	if st.Nlink > 1 {
 		key := inode{st.Dev, st.Ino}
 		if first, ok := a.links[key]; ok {
-			h, err := header(name, tar.TypeLink, &st, -1)
+			h, err := header(name, tar.TypeLink, &st, nil)
 			if err != nil {
 				return err
 			}
@@ -260,29 +247,26 @@ func (a *archiver) file(dir *os.File, base, name string) error {
 	if kind == tar.TypeReg {
 		return a.regular(dir, base, name)
 	}
-	h, err := header(name, kind, &st, -1)
+	h, err := header(name, kind, &st, nil)
 	if err != nil {
 		return err
 	}
 	if kind == tar.TypeSymlink {
-		target := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(int(dir.Fd()), base, target)
+		h.Linkname, err = dir.Readlink(base)
 		if gone(err) || errors.Is(err, unix.EINVAL) { // it is none any more
 			return nil
 		}
 		if err != nil {
-			return os.NewSyscallError("readlinkat", err)
+			return err
 		}
-		h.Linkname = string(target[:n])
 	}
 	return a.tw.WriteHeader(h)
 }
 
 // regular writes a file with as many bytes as it had when it was opened: what
 // is added meanwhile is left out, what is cut off is zeros.
-func (a *archiver) regular(dir *os.File, base, name string) error {
-	// Not blocking, in case it has become a pipe meanwhile.
-	f, err := openAt(dir, base, unix.O_RDONLY|unix.O_NONBLOCK)
+func (a *archiver) regular(dir Dir, base, name string) error {
+	f, err := dir.File(base)
 	if gone(err) {
 		return nil
 	}
@@ -290,14 +274,14 @@ func (a *archiver) regular(dir *os.File, base, name string) error {
 		return err
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	st, err := f.Stat()
+	if err != nil {
+		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil
 	}
-	h, err := header(name, tar.TypeReg, &st, int(f.Fd()))
+	h, err := header(name, tar.TypeReg, &st, f)
 	if err != nil {
 		return err
 	}
@@ -307,7 +291,7 @@ func (a *archiver) regular(dir *os.File, base, name string) error {
 	return a.content(f, h.Size)
 }
 
-func (a *archiver) content(f *os.File, size int64) error {
+func (a *archiver) content(f io.Reader, size int64) error {
 	for left := size; left > 0; {
 		if err := a.ctx.Err(); err != nil {
 			return context.Cause(a.ctx)
@@ -328,8 +312,8 @@ func (a *archiver) content(f *os.File, size int64) error {
 	return nil
 }
 
-// header describes a file; fd is it, open, or -1.
-func header(name string, kind byte, st *unix.Stat_t, fd int) (*tar.Header, error) {
+// header describes a file; open is it, or nil.
+func header(name string, kind byte, st *unix.Stat_t, open interface{ Xattrs() ([]Xattr, error) }) (*tar.Header, error) {
 	h := &tar.Header{
 		Typeflag: kind, Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX,
@@ -340,14 +324,15 @@ func header(name string, kind byte, st *unix.Stat_t, fd int) (*tar.Header, error
 	case tar.TypeChar, tar.TypeBlock:
 		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	}
-	if fd < 0 {
+	if open == nil {
 		return h, nil
 	}
-	return h, eachXattr(fd, func(key string, value []byte) error {
+	xattrs, err := open.Xattrs()
+	for _, x := range own(xattrs) {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
 		}
-		h.PAXRecords["SCHILY.xattr."+key] = string(value)
-		return nil
-	})
+		h.PAXRecords["SCHILY.xattr."+x.Name] = x.Value
+	}
+	return h, err
 }

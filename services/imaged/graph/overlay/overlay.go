@@ -1,6 +1,7 @@
-// Package overlay is the graph driver that stacks layers with the kernel's
+// Package overlay has the graph drivers that stack layers with the kernel's
 // overlayfs: starting a container makes two directories, whatever the size of
-// the image.
+// the image. The layers of one, overlay, are directories; those of the other,
+// erofs, are files that hold an EROFS file system each.
 package overlay
 
 import (
@@ -31,8 +32,9 @@ const MaxLayers = 500
 // marks in the form that the host's overlayfs reads.
 type Driver struct {
 	*graph.LayerDir
-	form  unpack.Whiteouts
-	empty string // a lower layer for images that have none
+	form   unpack.Whiteouts
+	images bool   // layers are images
+	empty  string // a lower layer for images that have none
 }
 
 var (
@@ -42,6 +44,17 @@ var (
 
 // New opens the driver's layers in dir. form is what Probe found.
 func New(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
+	return open(dir, unpack.Options{Whiteouts: form}, can)
+}
+
+// NewEROFS opens layers in dir that are EROFS images. They can have any form of
+// whiteouts that the host's overlayfs reads, whatever the file system of dir
+// can store.
+func NewEROFS(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
+	return open(dir, unpack.Options{Whiteouts: form, Image: true}, can)
+}
+
+func open(dir string, form unpack.Options, can *trash.Can) (*Driver, error) {
 	layers, err := graph.OpenLayerDir(dir, form, can)
 	if err != nil {
 		return nil, err
@@ -50,11 +63,16 @@ func New(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
 	if err := os.Mkdir(empty, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return &Driver{LayerDir: layers, form: form, empty: empty}, nil
+	return &Driver{LayerDir: layers, form: form.Whiteouts, images: form.Image, empty: empty}, nil
 }
 
-// Name is "overlay".
-func (*Driver) Name() string { return "overlay" }
+// Name is "overlay" or "erofs".
+func (d *Driver) Name() string {
+	if d.images {
+		return "erofs"
+	}
+	return "overlay"
+}
 
 // Prepare makes the writable and the scratch directory in dir.
 func (d *Driver) Prepare(_ context.Context, dir string, layers []graph.Layer) (graph.Recipe, error) {
@@ -76,9 +94,9 @@ func (d *Driver) Prepare(_ context.Context, dir string, layers []graph.Layer) (g
 func (d *Driver) dressRoot(upper string, layers []graph.Layer) error {
 	uid, gid, mode := 0, 0, uint32(0o755)
 	if l, ok := graph.RootOf(layers); ok {
-		var st unix.Stat_t
-		if err := unix.Lstat(d.Path(l.Name), &st); err != nil {
-			return &os.PathError{Op: "lstat", Path: d.Path(l.Name), Err: err}
+		st, err := merge.StatRoot(d.Root(l.Name))
+		if err != nil {
+			return err
 		}
 		uid, gid, mode = int(st.Uid), int(st.Gid), st.Mode&0o7777
 	}
@@ -100,8 +118,9 @@ func (d *Driver) Recipe(dir string, layers []graph.Layer) graph.Recipe {
 		UserXattr: d.form == unpack.OverlayUser,
 	}
 	for _, l := range slices.Backward(graph.Visible(layers)) {
-		r.Lower = append(r.Lower, d.Path(l.Name))
+		r.Lower = append(r.Lower, d.Root(l.Name))
 	}
+	r.Images = d.images && len(r.Lower) > 0
 	if len(r.Lower) == 0 {
 		r.Lower = []string{d.empty}
 	}
@@ -118,7 +137,7 @@ func (d *Driver) Changes(dir string, layers []graph.Layer) ([]merge.Change, erro
 func (d *Driver) WriteLayer(ctx context.Context, w io.Writer, dir string, layers []graph.Layer) error {
 	root := "" // what the container's "/" was made like
 	if l, ok := graph.RootOf(layers); ok {
-		root = d.Path(l.Name)
+		root = d.Root(l.Name)
 	}
 	return merge.WriteLayer(ctx, w, filepath.Join(dir, "upper"), root, d.form)
 }
@@ -144,7 +163,7 @@ func Probe(dir string) (unpack.Whiteouts, error) {
 	if uint32(st.Type) == overlayMagic {
 		return 0, fmt.Errorf("%s is on overlayfs itself, which cannot hold a writable layer", dir)
 	}
-	if !kernelHasOverlay() {
+	if !kernelHas("overlay", "nodev") {
 		return 0, errors.New("the kernel has no overlayfs")
 	}
 	tmp, err := os.MkdirTemp(dir, "probe-")
@@ -166,6 +185,19 @@ func Probe(dir string) (unpack.Whiteouts, error) {
 	return 0, errors.Join(tried...)
 }
 
+// ProbeEROFS tells whether the kernel can stack images: it must mount a file
+// without a loop device (Linux 6.12) and take mounts that no path leads to as
+// layers (6.15). The error says what is missing.
+func ProbeEROFS() error {
+	if major, minor := kernelVersion(); major < 6 || major == 6 && minor < 15 {
+		return fmt.Errorf("EROFS layers need Linux 6.15, this is %d.%d", major, minor)
+	}
+	if !kernelHas("erofs", "") {
+		return errors.New("the kernel has no EROFS")
+	}
+	return nil
+}
+
 // formsOf are the forms that overlayfs of a kernel reads, best first.
 func formsOf(major, minor int) []unpack.Whiteouts {
 	if major > 5 || major == 5 && minor >= 11 {
@@ -183,17 +215,21 @@ func kernelVersion() (major, minor int) {
 	return major, minor
 }
 
-// kernelHasOverlay also says yes when overlayfs is a module that is not loaded:
-// the first mount loads it.
-func kernelHasOverlay() bool {
+// kernelHas also says yes when a file system is a module that is not loaded: the
+// first mount loads it. kind is "nodev" or empty.
+func kernelHas(fs, kind string) bool {
 	b, err := os.ReadFile("/proc/filesystems")
-	if err != nil || slices.Contains(strings.Split(string(b), "\n"), "nodev\toverlay") {
+	if err != nil || slices.Contains(strings.Split(string(b), "\n"), kind+"\t"+fs) {
 		return true
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return true
 	}
-	_, err = os.Stat("/lib/modules/" + unix.ByteSliceToString(u.Release[:]) + "/kernel/fs/overlayfs")
+	dir := map[string]string{"overlay": "overlayfs"}[fs]
+	if dir == "" {
+		dir = fs
+	}
+	_, err = os.Stat("/lib/modules/" + unix.ByteSliceToString(u.Release[:]) + "/kernel/fs/" + dir)
 	return err == nil
 }

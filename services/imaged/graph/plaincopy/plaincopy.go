@@ -26,7 +26,7 @@ var _ graph.Driver = (*Driver)(nil)
 
 // New opens the driver's layers in dir.
 func New(dir string, can *trash.Can) (*Driver, error) {
-	layers, err := graph.OpenLayerDir(dir, unpack.WhiteoutFiles, can)
+	layers, err := graph.OpenLayerDir(dir, unpack.Options{Whiteouts: unpack.WhiteoutFiles}, can)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (d *Driver) Prepare(ctx context.Context, dir string, layers []graph.Layer) 
 
 // apply copies one layer over what is in root.
 func (d *Driver) apply(ctx context.Context, root *os.File, l graph.Layer) error {
-	layer, err := os.Open(d.Path(l.Name))
+	layer, err := merge.Open(d.Path(l.Name))
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (d *Driver) dressRoot(root *os.File, layers []graph.Layer) error {
 	if !ok {
 		return nil
 	}
-	layer, err := os.Open(d.Path(l.Name))
+	layer, err := merge.Open(d.Path(l.Name))
 	if err != nil {
 		return err
 	}
