@@ -16,6 +16,9 @@ func (c *Config) check() error {
 	if (c.Root.Upper == "") != (c.Root.Work == "") {
 		return refuse("root", "upper and work directory go together")
 	}
+	if c.Root.Images && len(c.Root.Lower) == 0 {
+		return refuse("root", "needs images")
+	}
 	for _, dir := range append([]string{c.Root.Bind, c.Root.Upper, c.Root.Work}, c.Root.Lower...) {
 		if dir != "" && !path.IsAbs(dir) {
 			return refuse("root", "%q is not an absolute path", dir)

@@ -14,7 +14,8 @@ import (
 type Launcher struct {
 	binary *os.File // the init binary, sealed
 	null   *os.File
-	proc   int  // the host's procfs; -1: it is none
+	proc   int // the host's procfs; -1: it is none
+	images *images
 	pin    bool // inits stay on one processor, see pinThread
 
 	force    initproc.Force // set by tests
@@ -47,11 +48,12 @@ func New(path string) (*Launcher, error) {
 	if err != nil {
 		proc = -1
 	}
-	return &Launcher{binary: binary, null: null, proc: proc, pin: anyProcessor()}, nil
+	return &Launcher{binary: binary, null: null, proc: proc, images: &images{}, pin: anyProcessor()}, nil
 }
 
 // Close gives up the init binary. Running containers do not need it.
 func (l *Launcher) Close() error {
+	l.images.close()
 	l.null.Close()
 	if l.proc >= 0 {
 		unix.Close(l.proc)

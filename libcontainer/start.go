@@ -45,6 +45,11 @@ func (l *Launcher) launch(ctx context.Context, p *plan, begin int64) (*Process, 
 	defer p.close()
 	t := &tracer{begin: begin}
 	t.mark("plan", begin)
+	if p.setup.Root.Images && p.userns == nil {
+		if err := p.imageRoot(t, -1); err != nil {
+			return nil, err
+		}
+	}
 	// What a user namespace takes is known when there is one.
 	var early []byte
 	if p.userns == nil {

@@ -103,6 +103,9 @@ func writeSysctl(path, value string) error {
 
 func (p *plan) prepareRoot(userns int) error {
 	root := &p.setup.Root
+	if root.Images {
+		return p.mappedImages(root, userns)
+	}
 	var tree int
 	var err error
 	switch {
@@ -195,6 +198,17 @@ func (p *plan) mappedOverlay(root *Root, userns int) (int, error) {
 		return -1, &StepError{"mount overlay with mapped owners", unsupported(err)}
 	}
 	return tree.FD(), nil
+}
+
+// mappedImages makes an overlay of images; see actAs.
+func (p *plan) mappedImages(root *Root, userns int) error {
+	if !root.IDMap {
+		return p.imageRoot(nil, -1)
+	}
+	if err := actAs(p.userns); err != nil {
+		return &StepError{"act as root of the container", err}
+	}
+	return p.imageRoot(nil, userns)
 }
 
 // actAs makes the thread's files belong to root of the container, with all

@@ -142,6 +142,12 @@ func (w *Waiting) plan(c *Config, io *IO) (*plan, error) {
 			return nil, err
 		}
 	}
+	if p.setup.Root.Images {
+		if err := p.imageRoot(nil, -1); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
 	return p, nil
 }
 

@@ -13,6 +13,7 @@ packages=(
 	iproute2 procps util-linux curl ca-certificates python3
 	nftables         # tests read rules with nft; the engine does not
 	strace           # tests that count or inject system calls
+	erofs-utils      # mkfs.erofs, a second opinion on EROFS images
 	skopeo zstd      # a second opinion on images; archives compressed by another program
 	systemd          # systemd-analyze verifies the units; it need not run
 	python3-grpcio protobuf-compiler-grpc protobuf-compiler python3-protobuf libprotobuf-dev # a client in another language

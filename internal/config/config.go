@@ -79,7 +79,8 @@ type Registry struct {
 
 // Imaged is the section of the image daemon.
 type Imaged struct {
-	// Driver stores layers: "auto" takes the best this host can do, or name one ("overlay", "copy").
+	// Driver stores layers: "auto" takes what the store has, in a new one the best this host can do; or name one
+	// ("overlay", "erofs", "copy").
 	Driver string `toml:"driver"`
 	// ParallelDownloads is the number of blobs fetched at once, over all pulls.
 	ParallelDownloads int `toml:"parallel_downloads"`

@@ -32,7 +32,13 @@ const Volatile = "volatile"
 // are one text of at most a page, so they are named relative to the directory
 // they have in common; the working directory changes for that moment.
 func (b *Builder) Overlay(r *Root) (*Tree, error) {
-	tree, err := b.overlay(r)
+	return onceMore(r, b.overlay)
+}
+
+// onceMore makes an overlay, and if the kernel refuses it as volatile, a durable
+// one.
+func onceMore(r *Root, make func(*Root) (*Tree, error)) (*Tree, error) {
+	tree, err := make(r)
 	if !errors.Is(err, unix.EINVAL) || !slices.Contains(r.Options, Volatile) {
 		return tree, err
 	}
@@ -47,7 +53,7 @@ func (b *Builder) Overlay(r *Root) (*Tree, error) {
 	}
 	durable := *r
 	durable.Options = slices.DeleteFunc(slices.Clone(r.Options), func(o string) bool { return o == Volatile })
-	return b.overlay(&durable)
+	return make(&durable)
 }
 
 func (b *Builder) overlay(r *Root) (*Tree, error) {

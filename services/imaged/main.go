@@ -27,9 +27,6 @@ import (
 	"berth/services/imaged/check"
 	"berth/services/imaged/collect"
 	"berth/services/imaged/diskuse"
-	"berth/services/imaged/graph"
-	"berth/services/imaged/graph/overlay"
-	"berth/services/imaged/graph/plaincopy"
 	"berth/services/imaged/hosted"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
@@ -239,25 +236,4 @@ func registryOptions(c config.Imaged, log hclog.Logger) registry.Options {
 		StallTimeout: time.Duration(c.StallTimeout),
 		Log:          log,
 	}
-}
-
-// openDriver opens the graph driver that is asked for, or with "auto" the best
-// that works here. Each has its own layer directory, with a short name as it is
-// part of mount options.
-func openDriver(dir, name string, can *trash.Can, log hclog.Logger) (graph.Driver, error) {
-	switch name {
-	case "auto", "", "overlay":
-		form, err := overlay.Probe(dir)
-		if err == nil {
-			return overlay.New(filepath.Join(dir, "l"), form, can)
-		}
-		if name == "overlay" {
-			return nil, fmt.Errorf("graph driver overlay: %w", err)
-		}
-		log.Warn("containers get a copy of their image each, as overlayfs cannot be used", "error", err)
-		fallthrough
-	case "copy", "plaincopy":
-		return plaincopy.New(filepath.Join(dir, "lc"), can)
-	}
-	return nil, fmt.Errorf("graph driver %q is none of auto, overlay, copy", name)
 }

@@ -63,7 +63,7 @@ func rootfsOf(r rootfs.Rootfs) *imagev1.Rootfs {
 		ContainerId: r.Container, ImageId: r.Image.String(), Config: configOf(r.Config.Config),
 		Recipe: &imagev1.MountRecipe{
 			Type: r.Recipe.Type, Lower: r.Recipe.Lower, Upper: r.Recipe.Upper, Work: r.Recipe.Work,
-			Source: r.Recipe.Source, Userxattr: r.Recipe.UserXattr,
+			Source: r.Recipe.Source, Userxattr: r.Recipe.UserXattr, Images: r.Recipe.Images,
 		},
 	}
 	if r.Name != "" {

@@ -24,7 +24,7 @@ func root(r *imagev1.MountRecipe, spec *apiv1.ContainerSpec) (libcontainer.Root,
 	var out libcontainer.Root
 	switch r.GetType() {
 	case "overlay":
-		out.Lower, out.Upper, out.Work = r.Lower, r.Upper, r.Work
+		out.Lower, out.Images, out.Upper, out.Work = r.Lower, r.Images, r.Upper, r.Work
 		if r.Userxattr {
 			out.Options = append(out.Options, "userxattr")
 		}

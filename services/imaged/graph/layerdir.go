@@ -100,8 +100,14 @@ func (l *LayerDir) root(path string) string {
 }
 
 // Layers are the names of all committed layers.
-func (l *LayerDir) Layers() ([]string, error) {
-	names, err := namesIn(l.dir)
+func (l *LayerDir) Layers() ([]string, error) { return LayersIn(l.dir) }
+
+// LayersIn are the names of the layers in a directory that need not exist.
+func LayersIn(dir string) ([]string, error) {
+	names, err := namesIn(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, ok := layerNumber(name)
 		return !ok

@@ -412,7 +412,9 @@ type MountRecipe struct {
 	// bind: the directory.
 	Source string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// overlay: whiteouts and opaque marks are in user.overlay.* (mount option userxattr, kernel 5.11).
-	Userxattr     bool `protobuf:"varint,6,opt,name=userxattr,proto3" json:"userxattr,omitempty"`
+	Userxattr bool `protobuf:"varint,6,opt,name=userxattr,proto3" json:"userxattr,omitempty"`
+	// overlay: each of lower is a file that holds an EROFS file system, to be mounted (kernel 6.15).
+	Images        bool `protobuf:"varint,7,opt,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +487,13 @@ func (x *MountRecipe) GetSource() string {
 func (x *MountRecipe) GetUserxattr() bool {
 	if x != nil {
 		return x.Userxattr
+	}
+	return false
+}
+
+func (x *MountRecipe) GetImages() bool {
+	if x != nil {
+		return x.Images
 	}
 	return false
 }
@@ -1363,14 +1372,15 @@ const file_berth_image_v1_rootfs_proto_rawDesc = "" +
 	"\x0fimage_reference\x18\x03 \x01(\tR\x0eimageReference\x121\n" +
 	"\x06config\x18\x04 \x01(\v2\x19.berth.api.v1.ImageConfigR\x06config\x123\n" +
 	"\x06recipe\x18\x05 \x01(\v2\x1b.berth.image.v1.MountRecipeR\x06recipe\x125\n" +
-	"\avolumes\x18\x06 \x03(\v2\x1b.berth.image.v1.VolumeMountR\avolumes\"\x97\x01\n" +
+	"\avolumes\x18\x06 \x03(\v2\x1b.berth.image.v1.VolumeMountR\avolumes\"\xaf\x01\n" +
 	"\vMountRecipe\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
 	"\x05lower\x18\x02 \x03(\tR\x05lower\x12\x14\n" +
 	"\x05upper\x18\x03 \x01(\tR\x05upper\x12\x12\n" +
 	"\x04work\x18\x04 \x01(\tR\x04work\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x1c\n" +
-	"\tuserxattr\x18\x06 \x01(\bR\tuserxattr\"\x89\x01\n" +
+	"\tuserxattr\x18\x06 \x01(\bR\tuserxattr\x12\x16\n" +
+	"\x06images\x18\a \x01(\bR\x06images\"\x89\x01\n" +
 	"\vVolumeMount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +

@@ -1,0 +1,209 @@
+package libcontainer
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/clock"
+	"berth/libcontainer/mount"
+)
+
+// maxImages is how many mounted images are kept.
+const maxImages = 256
+
+// images are the layers' images that are mounted, in no namespace and at no path,
+// for the containers to come. One mount for all means that containers of an image
+// share its files in memory, as they do where layers are directories, and that a
+// launch mounts nothing but its overlay.
+//
+// An image goes when its file is deleted, of which the kernel tells: nothing is
+// done while nothing happens. Overlays keep what they are made of.
+type images struct {
+	mu      sync.Mutex
+	byPath  map[string]*image
+	byWatch map[int32]*image
+	clock   int64    // counts uses
+	notify  *os.File // inotify; nil before the first image
+}
+
+// image is a mounted image.
+type image struct {
+	path     string
+	tree     *mount.Tree
+	dev, ino uint64
+	watch    int32
+	used     int64 // by the clock of images
+	users    int   // launches under way
+	gone     bool  // not in the maps any more
+}
+
+// take gives the mounts of the images at paths, for as long as the caller has not
+// called the function that it gets with them.
+func (s *images) take(paths []string) (fds []int, release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var taken []*image
+	release = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.release(taken)
+	}
+	for _, path := range paths {
+		i, err := s.get(path)
+		if err != nil {
+			s.release(taken)
+			return nil, nil, err
+		}
+		s.clock++
+		i.used = s.clock
+		i.users++
+		taken, fds = append(taken, i), append(fds, i.tree.FD())
+	}
+	s.trim()
+	return fds, release, nil
+}
+
+func (s *images) release(taken []*image) {
+	for _, i := range taken {
+		if i.users--; i.users == 0 && i.gone {
+			i.tree.Close()
+		}
+	}
+}
+
+// get finds or makes the mount of the file that is at path now.
+func (s *images) get(path string) (*image, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if i := s.byPath[path]; i != nil {
+		if i.dev == st.Dev && i.ino == st.Ino {
+			return i, nil
+		}
+		s.drop(i)
+	}
+	tree, err := mount.Image(path)
+	if err != nil {
+		return nil, fmt.Errorf("mount image %s: %w", path, err)
+	}
+	i := &image{path: path, tree: tree, dev: st.Dev, ino: st.Ino, gone: true}
+	if watch, err := s.observe(path); err == nil { // else it goes with this launch
+		i.watch, i.gone = watch, false
+		s.byPath[path], s.byWatch[watch] = i, i
+	}
+	return i, nil
+}
+
+// drop forgets an image.
+func (s *images) drop(i *image) {
+	delete(s.byPath, i.path)
+	delete(s.byWatch, i.watch)
+	unix.InotifyRmWatch(int(s.notify.Fd()), uint32(i.watch))
+	if i.gone = true; i.users == 0 {
+		i.tree.Close()
+	}
+}
+
+// trim drops the longest unused images that are too many.
+func (s *images) trim() {
+	for len(s.byPath) > maxImages {
+		var oldest *image
+		for _, i := range s.byPath {
+			if i.users == 0 && (oldest == nil || i.used < oldest.used) {
+				oldest = i
+			}
+		}
+		if oldest == nil {
+			return
+		}
+		s.drop(oldest)
+	}
+}
+
+// observe has the kernel tell when the file at path is deleted: its number of
+// names is an attribute.
+func (s *images) observe(path string) (int32, error) {
+	if s.notify == nil {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		if err != nil {
+			return 0, err
+		}
+		s.notify = os.NewFile(uintptr(fd), "inotify")
+		s.byPath, s.byWatch = map[string]*image{}, map[int32]*image{}
+		go s.listen(s.notify)
+	}
+	watch, err := unix.InotifyAddWatch(int(s.notify.Fd()), path, unix.IN_ATTRIB|unix.IN_DONT_FOLLOW)
+	return int32(watch), err
+}
+
+func (s *images) listen(notify *os.File) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := notify.Read(buf)
+		if err != nil {
+			return // closed
+		}
+		for at := 0; at+unix.SizeofInotifyEvent <= n; {
+			e := (*unix.InotifyEvent)(unsafe.Pointer(&buf[at]))
+			s.changed(e.Wd, e.Mask)
+			at += unix.SizeofInotifyEvent + int(e.Len)
+		}
+	}
+}
+
+// changed drops an image whose file is gone; all of them if the kernel has lost
+// count of what happened.
+func (s *images) changed(watch int32, mask uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if mask&unix.IN_Q_OVERFLOW != 0 {
+		for _, i := range s.byPath {
+			s.drop(i)
+		}
+		return
+	}
+	i := s.byWatch[watch]
+	if i == nil {
+		return
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(i.path, &st); err != nil || st.Dev != i.dev || st.Ino != i.ino {
+		s.drop(i)
+	}
+}
+
+func (s *images) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range s.byPath {
+		s.drop(i)
+	}
+	if s.notify != nil {
+		s.notify.Close()
+	}
+}
+
+// imageRoot makes the root of images. userns is -1 if owners are shown as they are.
+func (p *plan) imageRoot(t *tracer, userns int) error {
+	start := clock.Now()
+	root := &p.setup.Root
+	fds, release, err := p.launcher.images.take(root.Lower)
+	if err != nil {
+		return &StepError{"mount images", unsupported(err)}
+	}
+	defer release()
+	tree, err := mount.ImageOverlay(root, fds, userns)
+	if err != nil {
+		return &StepError{"mount overlay", unsupported(err)}
+	}
+	p.setup.RootFD = p.own(tree.FD())
+	if t != nil {
+		t.mark("mount overlay", start)
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+package libcontainer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/mount"
+)
+
+// imageOf makes an EROFS image of the tree at root.
+func imageOf(t *testing.T, root, path string) string {
+	t.Helper()
+	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
+		t.Skip("SKIPPED: needs erofs-utils")
+	}
+	if out, err := exec.Command("mkfs.erofs", path, root).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.erofs: %v: %s", err, out)
+	}
+	return path
+}
+
+// needImages skips on kernels that cannot stack images.
+func needImages(t *testing.T) {
+	t.Helper()
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	var major, minor int
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	if major < 6 || major == 6 && minor < 15 {
+		t.Skip("SKIPPED: stacking images needs Linux 6.15")
+	}
+}
+
+// imageRoot is a root of two images: one with busybox, and one on top that adds
+// /added and hides /etc/group.
+func imageRoot(t *testing.T) Root {
+	t.Helper()
+	needImages(t)
+	base, dir := busybox(t), t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	top := filepath.Join(dir, "top")
+	must(t, os.MkdirAll(filepath.Join(top, "etc"), 0o755))
+	must(t, os.WriteFile(filepath.Join(top, "added"), []byte("top"), 0o644))
+	must(t, unix.Mknod(filepath.Join(top, "etc/group"), unix.S_IFCHR, 0))
+	r := Root{Images: true, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), Options: []string{"userxattr"}, Attr: mount.NoDev}
+	r.Lower = []string{imageOf(t, top, filepath.Join(dir, "1")), imageOf(t, base, filepath.Join(dir, "0"))}
+	for _, d := range []string{r.Upper, r.Work} {
+		must(t, os.Mkdir(d, 0o755))
+	}
+	return r
+}
+
+func TestImages(t *testing.T) {
+	everyWay(t, func(t *testing.T, l *Launcher) {
+		c := config("", "cat /added; test -e /etc/group || echo hidden; echo more >> /added; mkdir /new; cat /added; stat -c %d / /added /bin/busybox | sort -u | wc -l")
+		c.Root = imageRoot(t)
+		before, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		if got := output(t, l, c, IO{}); got != "tophidden\ntopmore\n1" {
+			t.Errorf("got %q", got)
+		}
+		if b, err := os.ReadFile(filepath.Join(c.Root.Upper, "added")); string(b) != "topmore\n" {
+			t.Errorf("the upper directory has %q, %v", b, err)
+		}
+		if after, _ := os.ReadFile("/proc/self/mountinfo"); string(before) != string(after) {
+			t.Error("mounts of the host changed")
+		}
+		c.Command.Args = []string{"sh", "-c", "cat /added; test -d /new && touch /x 2>&1 | head -c 0"}
+		if got := output(t, l, c, IO{}); got != "topmore" {
+			t.Errorf("the second time: %q", got)
+		}
+	})
+}
+
+func TestImagesReadOnly(t *testing.T) {
+	c := config("", "cat /added; touch /x 2>/dev/null || echo refused")
+	c.Root = imageRoot(t)
+	c.Root.Attr |= mount.ReadOnly
+	l := newLauncher(t)
+	if got := output(t, l, c, IO{}); got != "toprefused" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestUserNamespaceImages(t *testing.T) {
+	c := mapped(config("", "stat -c %u /bin/busybox /etc/passwd; echo more >> /etc/passwd; echo new > /new; stat -c %u /etc/passwd /new"))
+	c.Root = imageRoot(t)
+	c.Root.IDMap = true
+	if got := output(t, newLauncher(t), c, IO{}); got != "0\n0\n0\n0" {
+		t.Errorf("owners inside: %q", got)
+	}
+	for _, file := range []string{"etc/passwd", "new"} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(c.Root.Upper, file), &st); err != nil || st.Uid != 0 {
+			t.Errorf("owner of %s on the disk: %d, %v", file, st.Uid, err)
+		}
+	}
+}
+
+func TestImagesInWaiting(t *testing.T) {
+	l := newLauncher(t)
+	c := config("", "cat /added")
+	c.Root = imageRoot(t)
+	w, err := l.Prepare(c, nil)
+	must(t, err)
+	defer w.Discard()
+	got, err := capture(t, IO{}, func(io IO) (*Process, error) { return w.Start(context.Background(), c, io) })
+	if err != nil || got.out != "top" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// mounted is how many images are mounted.
+func (s *images) mounted() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byPath)
+}
+
+// Containers of an image share its mounts, which go with its files, though not
+// under those that run.
+func TestImagesAreShared(t *testing.T) {
+	l := newLauncher(t)
+	c := config("", "")
+	c.Root = imageRoot(t)
+	first := startSleeper(t, l, c, IO{})
+	tree := l.images.byPath[c.Root.Lower[1]].tree
+	again := *c
+	again.Root.Upper, again.Root.Work = c.Root.Upper+"2", c.Root.Work+"2"
+	must(t, os.Mkdir(again.Root.Upper, 0o755))
+	must(t, os.Mkdir(again.Root.Work, 0o755))
+	again.Command.Args = []string{"cat", "/added"}
+	if got := output(t, l, &again, IO{}); got != "top" {
+		t.Errorf("got %q", got)
+	}
+	if now := l.images.byPath[c.Root.Lower[1]].tree; now != tree || l.images.mounted() != 2 {
+		t.Errorf("mounted again: %d mounts", l.images.mounted())
+	}
+	for _, path := range c.Root.Lower {
+		must(t, os.Remove(path))
+	}
+	for began := time.Now(); l.images.mounted() > 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("images without a file stay mounted")
+		}
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/added", first.Pid)); string(b) != "top" {
+		t.Errorf("a container that runs sees %q, %v", b, err)
+	}
+	_, err := l.Start(context.Background(), &again, IO{})
+	if err == nil || !strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("without the files: %v", err)
+	}
+}
+
+// A file that has taken the place of an image is seen at once, even where nobody
+// tells of it.
+func TestImageReplaced(t *testing.T) {
+	l := newLauncher(t)
+	c := config("", "cat /added")
+	c.Root = imageRoot(t)
+	if got := output(t, l, c, IO{}); got != "top" {
+		t.Errorf("got %q", got)
+	}
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "added"), []byte("other"), 0o644))
+	must(t, os.Rename(imageOf(t, dir, filepath.Join(filepath.Dir(c.Root.Upper), "new")), c.Root.Lower[0]))
+	if got := output(t, l, c, IO{}); got != "other" {
+		t.Errorf("got %q", got)
+	}
+	must(t, os.WriteFile(c.Root.Lower[0]+".bad", []byte("no image"), 0o644))
+	c.Root.Lower[0] += ".bad"
+	if _, err := l.Start(context.Background(), c, IO{}); err == nil || !strings.Contains(err.Error(), ".bad") {
+		t.Errorf("what is no image: %v", err)
+	}
+}
+
+// No more images stay mounted than maxImages.
+func TestImagesAreTrimmed(t *testing.T) {
+	needImages(t)
+	dir := t.TempDir()
+	s := &images{}
+	defer s.close()
+	must(t, os.Mkdir(filepath.Join(dir, "empty"), 0o755))
+	image, err := os.ReadFile(imageOf(t, filepath.Join(dir, "empty"), filepath.Join(dir, "image")))
+	must(t, err)
+	for i := range maxImages + 10 {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		must(t, os.WriteFile(path, image, 0o600))
+		_, release, err := s.take([]string{path})
+		must(t, err)
+		release()
+	}
+	if n := s.mounted(); n != maxImages {
+		t.Errorf("%d images are mounted", n)
+	}
+	if s.byPath[filepath.Join(dir, "0")] != nil || s.byPath[filepath.Join(dir, fmt.Sprint(maxImages+9))] == nil {
+		t.Error("not the longest unused one was dropped")
+	}
+}
