@@ -10,14 +10,19 @@ import (
 	"time"
 )
 
-func newBerth(o options) *engine {
+// newBerth is this engine with a graph driver.
+func newBerth(o options, name, driver string) *engine {
 	run := filepath.Join(o.work, "berth-run")
 	berth := filepath.Join(o.bin, "berth")
+	config := filepath.Join(o.work, driver+".toml")
 	return &engine{
-		name: "berth", required: true,
+		name: name, required: true,
 		start: func(e *engine, disk string) (func() error, error) {
 			e.env = []string{"BERTH_ROOT=" + disk + "/berth", "BERTH_RUN=" + run, "BERTH_HOST="}
-			if _, err := e.do(berth, "up", "--detach"); err != nil {
+			if err := os.WriteFile(config, []byte("[imaged]\ndriver = \""+driver+"\"\n"), 0o644); err != nil {
+				return nil, err
+			}
+			if _, err := e.do(berth, "up", "--detach", "--config", config); err != nil {
 				return nil, err
 			}
 			stop := func() error { _, err := e.do(berth, "down"); return err }
