@@ -60,7 +60,7 @@ func main() {
 
 // contenders are the engines that take turns, berth first.
 func (o options) contenders(reg *registry) []*engine {
-	all := []*engine{newBerth(o, "berth", "overlay"), newBerth(o, "berth, erofs", "erofs")}
+	all := []*engine{newBerth(o, "berth", "overlay"), newBerth(o, "berth erofs", "erofs")}
 	if !o.quick {
 		all = append(all, newDocker(o), newPodman(o), newSkopeo(o), newContainerd(o))
 	}

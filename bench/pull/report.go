@@ -83,7 +83,7 @@ func (r *row) idle() (most int64) {
 }
 
 func (t table) berth() *row {
-	return t.rows[slices.IndexFunc(t.rows, func(r *row) bool { return r.engine.required })]
+	return t.rows[slices.IndexFunc(t.rows, func(r *row) bool { return r.engine.name == "berth" })]
 }
 
 // fastestPeer is nil if no peer pulled the image.

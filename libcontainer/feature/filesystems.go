@@ -1,6 +1,7 @@
 package feature
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,10 +50,10 @@ func filesystems() []probe {
 			Do:   "Run Linux 5.12 or later, with the data directory on ext4, XFS (5.12), btrfs (5.15) or tmpfs (6.3)."},
 		tryIdmap,
 	}, {
-		Feature{Name: "erofs", Since: "4.19",
-			Lost: "Nothing yet: layers are unpacked into directories.",
-			Do:   "Load the module: modprobe erofs."},
-		func(*host) (State, string) { return tryFilesystem("erofs") },
+		Feature{Name: "erofs", Since: "6.12 (its layers 6.15)",
+			Lost: "The graph driver erofs cannot be used; overlay, the default, does not need it.",
+			Do:   "Run Linux 6.15 or later, with the module: modprobe erofs."},
+		func(*host) (State, string) { return tryErofs() },
 	}, {
 		Feature{Name: "fuse", Since: "2.6.14",
 			Lost: "File systems in user space cannot be used for volumes, nor in containers that ask for /dev/fuse.",
@@ -83,6 +84,32 @@ func tryFilesystem(name string) (State, string) {
 		return Unknown, "not in /proc/filesystems; the module may not be loaded yet"
 	}
 	return verdict(os.NewSyscallError("fsopen "+name, err))
+}
+
+// tryErofs mounts a file that is no file system: a kernel that could otherwise
+// says so.
+func tryErofs() (State, string) {
+	if state, why := tryFilesystem("erofs"); state != Yes {
+		return state, why
+	}
+	file, err := os.CreateTemp("", "berth-check-")
+	if err != nil {
+		return Unknown, err.Error()
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	fd, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return Unknown, err.Error()
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(file.Truncate(8<<10), unix.FsconfigSetString(fd, "source", file.Name())); err != nil {
+		return Unknown, err.Error()
+	}
+	if err := unix.FsconfigCreate(fd); errors.Is(err, unix.ENOTBLK) {
+		return No, "the kernel mounts no files as EROFS"
+	}
+	return Yes, ""
 }
 
 // tryOverlay sets up an overlay in the data directory. What works elsewhere may not work there.

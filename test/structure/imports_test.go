@@ -108,6 +108,7 @@ var kernelUsers = []exception{
 	{"internal/daemon", "prctl on every thread, SO_PEERCRED and descriptor limits, before anything else runs"},
 	{"cli", "the terminal and the state of daemons that `berth up` started; libcontainer is for containers"},
 	{"services/imaged/graph", "layer directories: renameat2, extended attributes, whiteout devices"},
+	{"services/imaged/erofs", "kinds of files and device numbers as of stat(2); it makes no call"},
 	{"services/imaged/unpack", "a tar's owners, modes, times and extended attributes, relative to descriptors"},
 	{"services/execd", "passes descriptors between processes (SCM_RIGHTS), waits by pidfd"},
 }
