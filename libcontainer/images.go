@@ -3,6 +3,7 @@ package libcontainer
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -77,9 +78,19 @@ func (s *images) release(taken []*image) {
 
 // get finds or makes the mount of the file that is at path now.
 func (s *images) get(path string) (*image, error) {
+	// Opened first: what is looked at is what is mounted, and no link, which whoever
+	// unpacked the layer could have made.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, &os.PathError{Op: "mount image", Path: path, Err: unix.ENOTBLK}
 	}
 	if i := s.byPath[path]; i != nil {
 		if i.dev == st.Dev && i.ino == st.Ino {
@@ -87,12 +98,12 @@ func (s *images) get(path string) (*image, error) {
 		}
 		s.drop(i)
 	}
-	tree, err := mount.Image(path)
+	tree, err := mount.Image(fd)
 	if err != nil {
 		return nil, fmt.Errorf("mount image %s: %w", path, err)
 	}
 	i := &image{path: path, tree: tree, dev: st.Dev, ino: st.Ino, gone: true}
-	if watch, err := s.observe(path); err == nil { // else it goes with this launch
+	if watch, err := s.observe(fd); err == nil { // else it goes with this launch
 		i.watch, i.gone = watch, false
 		s.byPath[path], s.byWatch[watch] = i, i
 	}
@@ -125,19 +136,19 @@ func (s *images) trim() {
 	}
 }
 
-// observe has the kernel tell when the file at path is deleted: its number of
+// observe has the kernel tell when the open file fd is deleted: its number of
 // names is an attribute.
-func (s *images) observe(path string) (int32, error) {
+func (s *images) observe(fd int) (int32, error) {
 	if s.notify == nil {
-		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		notify, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 		if err != nil {
 			return 0, err
 		}
-		s.notify = os.NewFile(uintptr(fd), "inotify")
+		s.notify = os.NewFile(uintptr(notify), "inotify")
 		s.byPath, s.byWatch = map[string]*image{}, map[int32]*image{}
 		go s.listen(s.notify)
 	}
-	watch, err := unix.InotifyAddWatch(int(s.notify.Fd()), path, unix.IN_ATTRIB|unix.IN_DONT_FOLLOW)
+	watch, err := unix.InotifyAddWatch(int(s.notify.Fd()), "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
 	return int32(watch), err
 }
 

@@ -177,9 +177,13 @@ func TestImageReplaced(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	must(t, os.WriteFile(c.Root.Lower[0]+".bad", []byte("no image"), 0o644))
-	c.Root.Lower[0] += ".bad"
-	if _, err := l.Start(context.Background(), c, IO{}); err == nil || !strings.Contains(err.Error(), ".bad") {
-		t.Errorf("what is no image: %v", err)
+	must(t, os.Symlink(c.Root.Lower[0], c.Root.Lower[0]+".link"))
+	image := c.Root.Lower[0]
+	for _, suffix := range []string{".bad", ".link"} {
+		c.Root.Lower[0] = image + suffix
+		if _, err := l.Start(context.Background(), c, IO{}); err == nil || !strings.Contains(err.Error(), suffix) {
+			t.Errorf("what is no image: %v", err)
+		}
 	}
 }
 

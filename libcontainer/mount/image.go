@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Image mounts the file at path, which holds an EROFS file system, without a loop
+// Image mounts the open file fd, which holds an EROFS file system, without a loop
 // device (Linux 6.12). The mount is detached and stays so: it is a layer for
 // [ImageOverlay]. Each call makes a file system with a page cache of its own.
-func Image(path string) (*Tree, error) {
-	return newFS("erofs", func(fs int) error { return configure(fs, "source", path) }, ReadOnly|NoDev)
+func Image(fd int) (*Tree, error) {
+	return newFS("erofs", func(fs int) error { return configure(fs, "source", fdPath(fd)) }, ReadOnly|NoDev)
 }
 
 // ImageOverlay makes the overlay r whose layers, topmost first, are the mounts

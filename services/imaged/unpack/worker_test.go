@@ -28,7 +28,7 @@ func TestS11ByWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(can.Close)
-	layers, err := graph.OpenLayerDir(filepath.Join(base, "l"), unpack.OverlayUser, can)
+	layers, err := graph.OpenLayerDir(filepath.Join(base, "l"), unpack.Options{Whiteouts: unpack.OverlayUser}, can)
 	if err != nil {
 		t.Fatal(err)
 	}

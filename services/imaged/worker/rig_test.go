@@ -46,7 +46,7 @@ func newRigAt(t testing.TB, dir string) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(can.Close)
-	layers, err := graph.OpenLayerDir(filepath.Join(dir, "l"), unpack.OverlayUser, can)
+	layers, err := graph.OpenLayerDir(filepath.Join(dir, "l"), unpack.Options{Whiteouts: unpack.OverlayUser}, can)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,15 +44,20 @@ type Xattr struct{ Name, Value string }
 
 // Open opens the root of a layer: a directory, or a file with an EROFS image.
 func Open(path string) (Dir, error) {
-	f, err := os.Open(path)
+	// Who made the layer may have made a link of it, or a pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	st, err := f.Stat()
-	if err == nil && !st.IsDir() {
-		return openImage(f, st)
+	switch {
+	case err != nil:
+		f.Close()
+		return nil, err
+	case st.IsDir():
+		return hostDir{f}, nil
 	}
-	return hostDir{f}, err
+	return openImage(f, st)
 }
 
 // StatRoot describes the root of the layer at path.
