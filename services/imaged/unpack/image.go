@@ -16,8 +16,9 @@ const ImageFile = "erofs"
 
 // maxImageMemory bounds what an image keeps of an archive in memory until it is
 // complete: names, link targets, extended attributes, and a fixed sum for each
-// entry. It is enough for some two million files.
-const maxImageMemory = 512 << 20
+// entry. It is enough for some million files, and fits into the memory that a
+// worker has with what garbage collection makes of it.
+const maxImageMemory = 256 << 20
 
 // nodeMemory is what an entry takes beside that.
 const nodeMemory = 240

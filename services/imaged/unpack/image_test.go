@@ -234,6 +234,22 @@ func TestImageIsDeterministic(t *testing.T) {
 	}
 }
 
+// The tree of an image is in memory, and what an archive makes of it is bounded.
+func TestS13ImageMemory(t *testing.T) {
+	for _, e := range []entry{file("x", ""), directory("x"), symlink("x", "y"), hardlink("x", "there"), device("x", tar.TypeFifo, 0, 0), file(".wh.x", ""), file("a/b", "")} {
+		dir := openTemp(t)
+		m, err := newImage(dir, OverlayUser)
+		must(t, err)
+		x := &extractor{make: m, limits: Limits{}.OrDefault()}
+		must(t, x.run(context.Background(), tar.NewReader(bytes.NewReader(archive(t, file("there", ""))))))
+		m.memory = maxImageMemory - 10
+		if err := x.run(context.Background(), tar.NewReader(bytes.NewReader(archive(t, e)))); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s was not refused: %v", e.Name, err)
+		}
+		m.abandon()
+	}
+}
+
 // zeroReader is a file of zeros with a mark at its end.
 type zeroReader struct{ left int64 }
 
