@@ -143,6 +143,17 @@ func (m *Images) ManifestIn(repo string, d digest.Digest) (found Image, ok bool)
 	return found, ok
 }
 
+// IndexIn reports whether a name in a repository has index d beside its image.
+func (m *Images) IndexIn(repo string, d digest.Digest) (ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	m.named(repo, func(_ string, r Ref, _ *entry) bool {
+		ok = r.Index == d
+		return !ok
+	})
+	return ok
+}
+
 // BlobIn reports whether an image of a repository needs blob d.
 func (m *Images) BlobIn(repo string, d digest.Digest) (ok bool) {
 	m.mu.RLock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/internal/faultpoint"
+	"berth/services/imaged/images"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -166,6 +167,37 @@ func TestStoreIsServed(t *testing.T) {
 	r.pushImage("library/debian", "12", own, "mine")
 	if found, err := r.images.Find("debian:12"); err != nil || found.ID != i.config.Digest {
 		t.Errorf("debian:12 is now %+v, %v", found, err)
+	}
+}
+
+// TestIndexIsServed: an image that came with an index can be pulled by the index's digest, and by tag as the index if all
+// of it is here.
+func TestIndexIsServed(t *testing.T) {
+	r := newRig(t, anybody())
+	own, other := r.arch()
+	mine, theirs := r.pushParts("app", own, "mine"), r.pushParts("app", other, "theirs")
+	for _, i := range []image{mine, theirs} {
+		r.want(r.putManifest("app", i.desc.Digest.String(), i.raw, i.desc.MediaType), 201, "")
+	}
+	for tag, all := range map[string][]ocispec.Descriptor{"whole": {mine.desc}, "partly": {theirs.desc, mine.desc}} {
+		index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: all}
+		index.SchemaVersion = 2
+		raw := r.json(index)
+		r.want(r.putManifest("app", tag, raw, index.MediaType), 201, "")
+		d := digest.FromBytes(raw)
+		ref := images.Ref{Image: mine.config.Digest, Target: d, Index: d}
+		r.check(r.images.Point(map[string]images.Ref{"docker.io/library/debian:" + tag: ref}))
+		want, mediaType := string(mine.raw), mine.desc.MediaType
+		if tag == "whole" {
+			want, mediaType = string(raw), index.MediaType
+		}
+		if a := r.as("", "GET", "/v2/library/debian/manifests/"+tag, ""); a.status != 200 || a.body != want || a.header.Get("Content-Type") != mediaType {
+			t.Errorf("%s: %d %s %s", tag, a.status, a.header.Get("Content-Type"), a.body)
+		}
+		if a := r.as("", "GET", "/v2/docker.io/library/debian/manifests/"+d.String(), ""); a.status != 200 || a.body != string(raw) || a.header.Get("Content-Type") != index.MediaType {
+			t.Errorf("%s, by digest: %d %s", tag, a.status, a.body)
+		}
+		r.want(r.as("", "GET", "/v2/library/debian/manifests/"+mine.desc.Digest.String(), ""), 200, "")
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
+	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
 
 	"github.com/opencontainers/go-digest"
@@ -55,6 +57,10 @@ func (c *call) tagged(tag string) (digest.Digest, bool) {
 	}
 	for _, repo := range others(c.path) {
 		if _, image, ok := c.Images.RefOf(repo + ":" + tag); ok {
+			// The index, if all its images can be had here: else clients for other platforms would find nothing behind it.
+			if f, err := c.Images.Family(images.Found{Image: image, Name: repo + ":" + tag}); err == nil && f.Index != "" {
+				return f.Index, true
+			}
 			return image.Manifest, true
 		}
 	}
@@ -69,8 +75,21 @@ func (c *call) manifest(d digest.Digest) (mediaType string, subject digest.Diges
 		if image, ok := c.Images.ManifestIn(repo, d); ok {
 			return image.MediaType, "", true
 		}
+		if c.Images.IndexIn(repo, d) {
+			mediaType, err := c.indexType(d)
+			return mediaType, "", err == nil
+		}
 	}
 	return "", "", false
+}
+
+// indexType is the media type of an index that came with an image.
+func (c *call) indexType(d digest.Digest) (string, error) {
+	raw, err := c.Store.ReadAll(d, manifest.MaxBytes)
+	if err != nil {
+		return "", err
+	}
+	return registry.CheckManifest(raw, "")
 }
 
 func (c *call) hasBlob(path string, d digest.Digest) bool {
