@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"berth/internal/fault"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/trash"
+	"berth/services/imaged/unpack"
 	"berth/services/imaged/worker/wire"
 	"berth/services/imaged/worker/workertest"
 )
@@ -43,9 +46,26 @@ func TestS11ShutIn(t *testing.T) {
 	r.nothing()
 }
 
-// TestS11Process looks at the real process from outside, while it unpacks.
+// TestS11Process looks at the real process from outside, while it unpacks. One that makes an image of the layer has no
+// capability at all.
 func TestS11Process(t *testing.T) {
+	for name, form := range map[string]unpack.Options{
+		"tree": {Whiteouts: unpack.OverlayUser}, "image": {Whiteouts: unpack.OverlayUser, Image: true},
+	} {
+		t.Run(name, func(t *testing.T) { testProcess(t, form) })
+	}
+}
+
+func testProcess(t *testing.T, form unpack.Options) {
 	r := newRig(t)
+	can, err := trash.Open(filepath.Join(r.dir, "trash"), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer can.Close()
+	if r.layers, err = graph.OpenLayerDir(filepath.Join(r.dir, "l"), form, can); err != nil {
+		t.Fatal(err)
+	}
 	archive := newStalled(archiveOf(t, 1<<20, 1<<20))
 	done := make(chan error, 1)
 	go func() {
@@ -59,9 +79,9 @@ func TestS11Process(t *testing.T) {
 	pid := r.shutIn()
 	proc := fmt.Sprintf("/proc/%d", pid)
 
-	six := fmt.Sprintf("%016x", uint64(wire.Caps))
+	caps := fmt.Sprintf("%016x", uint64(wire.CapsFor(form)))
 	none := strings.Repeat("0", 16)
-	want := map[string]string{"CapPrm": six, "CapEff": six, "CapBnd": six, "CapInh": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2"}
+	want := map[string]string{"CapPrm": caps, "CapEff": caps, "CapBnd": caps, "CapInh": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2"}
 	tasks, _ := filepath.Glob(proc + "/task/*/status")
 	if len(tasks) < 2 {
 		t.Errorf("%d threads", len(tasks))

@@ -66,7 +66,7 @@ func run(in io.Reader, out io.Writer) error {
 // Enter shuts the process in with dir, as q says.
 func Enter(dir *os.File, q wire.Request) (sandbox.State, error) {
 	s, err := sandbox.Enter(sandbox.Config{
-		Dir: dir, Caps: wire.Caps, Limits: limits(q), Filter: q.Filter, NoLandlock: q.NoLandlock,
+		Dir: dir, Caps: wire.CapsFor(q.Options), Limits: limits(q), Filter: q.Filter, NoLandlock: q.NoLandlock,
 	})
 	if err != nil {
 		return s, fmt.Errorf("enter the sandbox: %w", err)

@@ -41,6 +41,15 @@ var (
 	Aside = must(caps.ParseSet([]string{"SETFCAP", "MKNOD", "SYS_CHROOT"}))
 )
 
+// CapsFor is what of Caps making a layer takes: one that is a single file is made
+// without any, its owners and devices being only written down.
+func CapsFor(o unpack.Options) caps.Set {
+	if o.Image {
+		return 0
+	}
+	return Caps
+}
+
 func must(s caps.Set, err error) caps.Set {
 	if err != nil {
 		panic(err)
