@@ -19,7 +19,7 @@ func full() *Setup {
 	adj := -7
 	return &Setup{
 		Force: ForceMount, Ahead: true, Pinned: true, Exec: true, Hold: true, Joins: []Join{{ns.Net, 4}}, Unshare: 5, Loopback: true, LateNet: true,
-		Root:   mount.Root{Bind: "/b", Lower: []string{"/l"}, Upper: "/u", Work: "/w", Options: []string{"o"}, Attr: mount.NoDev, IDMap: true},
+		Root:   mount.Root{Bind: "/b", Lower: []string{"/l"}, Images: true, Upper: "/u", Work: "/w", Options: []string{"o"}, Attr: mount.NoDev, IDMap: true},
 		RootFD: -1,
 		Mounts: []mount.Mount{{Type: "t", Source: "/s", Destination: "/d", Options: []string{"x=y"}, Attr: mount.ReadOnly,
 			Recursive: true, Propagation: mount.RSlave, IDMap: true}},

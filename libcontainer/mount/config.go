@@ -75,6 +75,7 @@ func DecodeMount(d *wire.Decoder) Mount {
 func (r *Root) Encode(e *wire.Encoder) {
 	e.String(r.Bind)
 	e.Strings(r.Lower)
+	e.Bool(r.Images)
 	e.String(r.Upper)
 	e.String(r.Work)
 	e.Strings(r.Options)
@@ -87,6 +88,7 @@ func DecodeRoot(d *wire.Decoder) Root {
 	return Root{
 		Bind:    d.String(),
 		Lower:   d.Strings(),
+		Images:  d.Bool(),
 		Upper:   d.String(),
 		Work:    d.String(),
 		Options: d.Strings(),
