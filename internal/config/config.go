@@ -200,7 +200,7 @@ func Default() *Config {
 		LogLevel: "info",
 		Apid: Apid{
 			JobHistory:  1000,
-			Standby:     4,
+			Standby:     8,
 			PullTimeout: Duration(30 * time.Minute),
 		},
 		Imaged: Imaged{

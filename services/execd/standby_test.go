@@ -72,7 +72,7 @@ func (e *engine) inits() (n int) {
 
 // What a container sees, but for numbers that differ from one to the next.
 const seen = `readlink /proc/self/ns/net | head -c 4; hostname; pwd; grep -v overlay /proc/mounts | busybox sort; cat /etc/hostname /etc/hosts
-ls /proc/self/fd | wc -l; cat /proc/1/comm /proc/self/cgroup; grep -E '^(Cap|NoNew|Seccomp|Groups|Uid)' /proc/self/status; id; echo x >/written && cat /written`
+ls /proc/self/fd | wc -l; cat /proc/1/comm /proc/self/cgroup /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; grep -E '^(Cap|NoNew|Seccomp|Groups|Uid)' /proc/self/status; id; echo x >/written && cat /written`
 
 func TestStandBy(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -92,7 +92,7 @@ func TestStandBy(t *testing.T) {
 		"a read-only root":  {ahead: func(s *apiv1.ContainerSpec) { s.ReadOnly = true }, stands: true},
 		"privileged":        {ahead: func(s *apiv1.ContainerSpec) { s.Security = &apiv1.Security{Privileged: true} }, stands: true},
 		"larger shm":        {ahead: func(s *apiv1.ContainerSpec) { s.ShmSizeBytes = 1 << 20 }, stands: true},
-		"other limits":      {ahead: func(s *apiv1.ContainerSpec) { s.Resources = &apiv1.Resources{MemoryBytes: 64 << 20} }, stands: true},
+		"other limits":      {ahead: func(s *apiv1.ContainerSpec) { s.Resources = &apiv1.Resources{MemoryBytes: 64 << 20} }, stands: true, used: true},
 		"another name":      {ahead: func(s *apiv1.ContainerSpec) { s.Hostname = "other" }, stands: true},
 		"a terminal":        {ahead: func(s *apiv1.ContainerSpec) { s.Tty = true }},
 		"something bound": {ahead: func(s *apiv1.ContainerSpec) {

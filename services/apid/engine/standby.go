@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	networkv1 "berth/proto/berth/network/v1"
@@ -32,8 +34,32 @@ const standbyTime = 10 * time.Second
 // and one for who comes while the first is replaced.
 const alike = 2
 
-// shape is what spares are made for.
-type shape struct{ image, platform, network string }
+// shape is what spares are made for. A container that was built ahead for one that is alike in too
+// little has to be taken down before another is built, so rest tells them apart.
+type shape struct{ image, platform, network, rest string }
+
+// unbuilt is the rest of containers that execd does not build ahead.
+const unbuilt = "unbuilt"
+
+// restOf is of a container what it is built of beside its parts: all but its command, environment,
+// user and limits. Empty is the usual.
+func restOf(s *apiv1.ContainerSpec) string {
+	if s.Tty || s.Init || len(s.Mounts) > 0 || s.UsernsMode != "" {
+		return unbuilt
+	}
+	key := &apiv1.ContainerSpec{
+		WorkingDir: s.WorkingDir, Domainname: s.Domainname, ReadOnly: s.ReadOnly, ShmSizeBytes: s.ShmSizeBytes, Security: s.Security,
+		Sysctls: s.Sysctls, Devices: s.Devices, PidMode: s.PidMode, IpcMode: s.IpcMode, UtsMode: s.UtsMode, CgroupnsMode: s.CgroupnsMode,
+	}
+	if proto.Size(key) == 0 {
+		return ""
+	}
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(key)
+	if err != nil {
+		return unbuilt
+	}
+	return string(text)
+}
 
 // spare is the parts of a container that nobody has asked for yet.
 type spare struct {
@@ -73,7 +99,10 @@ func usualShape(s *apiv1.ContainerSpec) (shape, bool) {
 	}
 	usual := s.AutoRemove && s.Name == "" && s.Hostname == "" && !own &&
 		s.Pull != apiv1.PullPolicy_PULL_POLICY_ALWAYS && !slices.ContainsFunc(s.Mounts, volume)
-	return shape{s.Image, s.Platform, mode}, usual
+	if !usual {
+		return shape{}, false
+	}
+	return shape{s.Image, s.Platform, mode, restOf(s)}, true
 }
 
 // takeSpare gives the parts of a container of that spec, or nil.
@@ -185,7 +214,9 @@ func (e *Engine) makeSpare(ctx context.Context, s shape, last *apiv1.ContainerSp
 		var network *networkv1.AttachResponse
 		if network, err = e.Backends.Endpoints().Attach(ctx, request); err == nil {
 			made.parts = parts{rootfs: rootfs.Rootfs, network: network}
-			e.build(ctx, made, last)
+			if s.rest != unbuilt {
+				e.build(ctx, made, last)
+			}
 			return made
 		}
 	}

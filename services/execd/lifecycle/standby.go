@@ -79,7 +79,7 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	}
 	var stands *wire.Launch
 	if err == nil {
-		stands, err = commandOnly(launch, plan)
+		stands, err = restOf(launch, plan)
 	}
 	if err != nil {
 		os.RemoveAll(m.runDir(req.Id))
@@ -154,7 +154,7 @@ func (s *standby) has(id string) bool {
 	return ok
 }
 
-// suits reports whether a plan differs from the one carried out in its command only.
+// suits reports whether a plan differs from the one carried out in its command and limits only.
 func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 	have, want := s.plan.Start, p.Start
 	command := &want.Container.Command
@@ -164,7 +164,7 @@ func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 	if have.Container.EarlyFilter && !bytes.Equal(have.Container.Command.Seccomp, command.Seccomp) {
 		return false
 	}
-	have.Container.Command = *command
+	have.Container.Command, have.Resources = *command, want.Resources
 	return maps.EqualFunc(s.plan.Etc, p.Etc, equalText) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
 }
 
@@ -176,12 +176,12 @@ func (s *standing) repeats(spec *apiv1.ContainerSpec, network *networkv1.AttachR
 		proto.Equal(s.namespace, network.GetNamespace()) && proto.Equal(s.spec, spec)
 }
 
-// commandOnly is a launch of a container that stands.
-func commandOnly(req *wire.Launch, p *launch.Plan) (*wire.Launch, error) {
+// restOf is a launch of a container that was built ahead.
+func restOf(req *wire.Launch, p *launch.Plan) (*wire.Launch, error) {
 	now := *req
 	now.Stands, now.NetNS = true, false
 	var err error
-	now.Config, now.Filter, err = p.Start.EncodeCommand()
+	now.Config, now.Filter, err = p.Start.EncodeRest()
 	if p.Start.Container.EarlyFilter {
 		now.Filter = nil // it is loaded
 	}
@@ -200,7 +200,7 @@ func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.
 	if plan == s.plan || s.suits(plan, g.Network.GetNamespace()) {
 		now := s.launch
 		if plan != s.plan {
-			if now, err = commandOnly(req, plan); err != nil {
+			if now, err = restOf(req, plan); err != nil {
 				return nil, err
 			}
 		}

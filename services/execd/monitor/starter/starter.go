@@ -55,11 +55,18 @@ func (p *Plan) Encode() (config json.RawMessage, filter []byte, err error) {
 	return config, filter, err
 }
 
-// EncodeCommand is Encode for a container that was built ahead.
-func (p *Plan) EncodeCommand() (config json.RawMessage, filter []byte, err error) {
-	command := p.Container.Command
-	filter, command.Seccomp = command.Seccomp, nil
-	config, err = json.Marshal(&command)
+// rest is what is left to do of a plan that was built ahead.
+type rest struct {
+	Command   libcontainer.Command
+	Resources cgroup.Resources
+}
+
+// EncodeRest is Encode for a container that was built ahead, from this plan or one that differs in
+// its command and limits.
+func (p *Plan) EncodeRest() (config json.RawMessage, filter []byte, err error) {
+	r := rest{Command: p.Container.Command, Resources: p.Resources}
+	filter, r.Command.Seccomp = r.Command.Seccomp, nil
+	config, err = json.Marshal(&r)
 	return config, filter, err
 }
 
@@ -227,6 +234,7 @@ func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*moni
 // standing is a container that was built ahead, in an init of the pool.
 type standing struct {
 	*ready
+	pool *pool
 	used bool
 }
 
@@ -251,25 +259,27 @@ func (s *Starter) StandBy(req *wire.Launch, netns *os.File) (monitor.Standing, e
 	if r == nil {
 		return nil, explain(errNoneWaits)
 	}
-	err = s.pool.limit(r, plan.Resources)
-	if err == nil {
-		err = r.init.Build(context.Background(), &plan.Container, ends(monitor.Files{}, netns))
-	}
-	if err != nil {
+	// Its limits stay those of the pool until it starts: then it may be to have others.
+	if err := r.init.Build(context.Background(), &plan.Container, ends(monitor.Files{}, netns)); err != nil {
 		r.discard()
 		return nil, explain(err)
 	}
-	return &standing{ready: r}, nil
+	return &standing{ready: r, pool: s.pool}, nil
 }
 
 // Start implements monitor.Standing.
 func (s *standing) Start(req *wire.Launch, f monitor.Files) (*monitor.Process, error) {
-	var command libcontainer.Command
-	if err := json.Unmarshal(req.Config, &command); err != nil {
-		return nil, fmt.Errorf("read command: %w", err)
+	var left rest
+	if err := json.Unmarshal(req.Config, &left); err != nil {
+		return nil, fmt.Errorf("read what is left of the plan: %w", err)
 	}
-	command.Seccomp = req.Filter
-	p, err := s.init.Run(context.Background(), &command, ends(f, nil))
+	left.Command.Seccomp = req.Filter
+	group := span{name: "limit cgroup", begin: clock.Now()}
+	if err := s.pool.limit(s.ready, left.Resources); err != nil {
+		return nil, explain(err)
+	}
+	group.end = clock.Now()
+	p, err := s.init.Run(context.Background(), &left.Command, ends(f, nil))
 	if err != nil {
 		return nil, explain(err) // Discard is to follow
 	}
@@ -278,7 +288,7 @@ func (s *standing) Start(req *wire.Launch, f monitor.Files) (*monitor.Process, e
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, s.group, req.Trace, span{begin: p.Begun}), nil
+	return process(p, s.group, req.Trace, group), nil
 }
 
 // Discard implements monitor.Standing.

@@ -150,8 +150,8 @@ type Launch struct {
 	NetNS bool `json:"netns,omitempty"`
 	// Trace asks for the steps of the start.
 	Trace bool `json:"trace,omitempty"`
-	// Stands says that the container was built ahead (OpStandBy): Config is a
-	// libcontainer.Command.
+	// Stands says that the container was built ahead (OpStandBy): Config is
+	// what is left to do, from starter.Plan.EncodeRest.
 	Stands bool `json:"stands,omitempty"`
 }
 
