@@ -21,9 +21,11 @@ func TestShapesOfSpares(t *testing.T) {
 		same   bool
 		built  bool
 	}{
-		"command":   {func(s *apiv1.ContainerSpec) { s.Args, s.Entrypoint = []string{"x"}, []string{"y"} }, true, true},
-		"limits":    {func(s *apiv1.ContainerSpec) { s.Resources = &apiv1.Resources{MemoryBytes: 1 << 20} }, true, true},
-		"user":      {func(s *apiv1.ContainerSpec) { s.User, s.Env, s.Labels = "7", []string{"A=b"}, map[string]string{"a": "b"} }, true, true},
+		"command": {func(s *apiv1.ContainerSpec) { s.Args, s.Entrypoint = []string{"x"}, []string{"y"} }, true, true},
+		"limits":  {func(s *apiv1.ContainerSpec) { s.Resources = &apiv1.Resources{MemoryBytes: 1 << 20} }, true, true},
+		"user": {func(s *apiv1.ContainerSpec) {
+			s.User, s.Env, s.Labels = "7", []string{"A=b"}, map[string]string{"a": "b"}
+		}, true, true},
 		"directory": {func(s *apiv1.ContainerSpec) { s.WorkingDir = "/x" }, false, true},
 		"security":  {func(s *apiv1.ContainerSpec) { s.Security = &apiv1.Security{Privileged: true} }, false, true},
 		"sysctl":    {func(s *apiv1.ContainerSpec) { s.Sysctls = map[string]string{"net.x": "1"} }, false, true},
