@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -71,20 +69,21 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 	}
 	m.standby.put(req.Id, nil) // so that nobody takes its folder for a leftover
 	plan, launch, err := m.plan(newInfo(req, ""), Given{Rootfs: req.Rootfs, Network: network}, nil)
-	if err == nil {
-		launch.Config, launch.Filter, err = plan.Start.Encode()
-	}
-	if err == nil {
-		err = m.withNamespace(network.GetNamespace(), func(netns int) error { return m.keeper.StandBy(ctx, launch, netns) })
-	}
 	var stands *wire.Launch
 	if err == nil {
 		stands, err = restOf(launch, plan)
 	}
+	if err == nil {
+		launch.Config, launch.Filter, err = plan.Start.Encode()
+	}
+	if err == nil {
+		// Not to be broken off: it is built, or it is not.
+		building := context.WithoutCancel(ctx)
+		err = m.withNamespace(network.GetNamespace(), func(netns int) error { return m.keeper.StandBy(building, launch, netns) })
+	}
 	if err != nil {
-		os.RemoveAll(m.runDir(req.Id))
-		freshen(plan)
 		m.standby.take(req.Id)
+		m.dropFolder(req.Id)
 		return false, commandError(err)
 	}
 	expiry := time.AfterFunc(standingTime, func() {
@@ -101,8 +100,18 @@ func (m *Manager) StandDown(ctx context.Context, id string) error {
 	if m.standby.take(id) == nil {
 		return nil
 	}
-	defer os.RemoveAll(m.runDir(id))
+	defer m.dropFolder(id)
 	return m.keeper.StandDown(ctx, id)
+}
+
+// dropFolder removes the folder of what was built ahead, unless a container has it by now.
+func (m *Manager) dropFolder(id string) {
+	if _, err := m.Containers.Find(id); err == nil {
+		return
+	}
+	if err := removeFolder(m.runDir(id)); err != nil {
+		m.Log.Warn("remove run folder", "container", id, "error", err)
+	}
 }
 
 // standAllDown ends all of them.
@@ -165,7 +174,7 @@ func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 		return false
 	}
 	have.Container.Command, have.Resources = *command, want.Resources
-	return maps.EqualFunc(s.plan.Etc, p.Etc, equalText) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
+	return maps.EqualFunc(s.plan.Etc, p.Etc, bytes.Equal) && reflect.DeepEqual(have, want) && proto.Equal(s.namespace, namespace)
 }
 
 // repeats reports whether the run asks for exactly what was planned, its command included. The
@@ -188,10 +197,9 @@ func restOf(req *wire.Launch, p *launch.Plan) (*wire.Launch, error) {
 	return &now, err
 }
 
-func equalText(a, b []byte) bool { return string(a) == string(b) }
-
 // launchStanding starts the command of a container that was built ahead. Neither answer nor
-// error: it is to be built now.
+// error: it is to be built now, which package mount knows to do over an upper directory that was
+// mounted as "volatile" before.
 func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.Plan, req *wire.Launch, g Given, client *Client) (*wire.Launched, error) {
 	if s == nil {
 		return nil, nil
@@ -216,18 +224,5 @@ func (m *Manager) launchStanding(ctx context.Context, s *standing, plan *launch.
 		return nil, down
 	}
 	m.Log.Debug("built ahead in vain", "container", req.ID, "why", err)
-	freshen(s.plan)
 	return nil, nil
-}
-
-// freshen takes away the mark by which an overlay refuses a second mount over an upper directory
-// that it may not have written out ("volatile", Documentation/filesystems/overlayfs.rst): nothing
-// was written by what was built ahead.
-func freshen(p *launch.Plan) {
-	if p == nil || p.Start.Container.Root.Work == "" {
-		return
-	}
-	mark := filepath.Join(p.Start.Container.Root.Work, "work", "incompat", "volatile")
-	os.Remove(mark)
-	os.Remove(filepath.Dir(mark))
 }
