@@ -34,13 +34,14 @@ setup: ## install the Debian packages that tests and the demo need (root)
 build: ## build all programs into bin/
 	@mkdir -p $(BIN)
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cli
-	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/apid ./services/imaged ./services/netd ./services/execd
+	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./services/berthd ./services/imaged
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/berth-monitor ./services/execd/cmd/berth-monitor
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/berth-unpack ./services/imaged/cmd/berth-unpack
 	go build -ldflags '-s -w' -o $(BIN)/berth-init ./libcontainer/cmd/berth-init
 	@# The linker writes page by page, and the page cache keeps it so: each start of berth takes 0.1 to 0.2 ms longer than
 	@# that of a copy, which is written in large pieces as an installed program is.
-	@for f in berth apid imaged netd execd berth-monitor berth-init berth-unpack; do cp $(BIN)/$$f $(BIN)/.$$f && mv $(BIN)/.$$f $(BIN)/$$f; done
+	@for f in berth berthd imaged berth-monitor berth-init berth-unpack; do cp $(BIN)/$$f $(BIN)/.$$f && mv $(BIN)/.$$f $(BIN)/$$f; done
+	@for f in apid netd execd; do ln -f $(BIN)/berthd $(BIN)/$$f; done
 
 .PHONY: demo
 demo: ## show the whole architecture at work, in a network namespace of its own (root)

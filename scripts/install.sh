@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 prefix=${PREFIX:-/usr}
 dest=${DESTDIR:-}
 case $prefix in /*) ;; *) echo "install: PREFIX must be an absolute path" >&2; exit 1 ;; esac
-for p in berth apid imaged netd execd berth-monitor berth-init berth-unpack; do
+for p in berth berthd imaged berth-monitor berth-init berth-unpack; do
 	[ -x "bin/$p" ] || { echo "install: bin/$p is missing: run make build" >&2; exit 1; }
 done
 
@@ -21,7 +21,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 put 755 bin bin/berth
-put 755 libexec/berth bin/{apid,imaged,netd,execd,berth-monitor,berth-init,berth-unpack}
+put 755 libexec/berth bin/{berthd,imaged,berth-monitor,berth-init,berth-unpack}
+for d in apid netd execd; do ln -f "$dest$prefix/libexec/berth/"{berthd,$d}; done
 
 mkdir "$work/units"
 for unit in deploy/systemd/*; do

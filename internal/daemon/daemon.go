@@ -4,20 +4,20 @@
 // daemon's own user, one way to build a gRPC server and one to call another,
 // and an orderly end.
 //
-// A daemon's main is one call:
+// A daemon's package says what it is:
 //
-//	func main() {
-//		daemon.Main(daemon.Spec{
+//	func Spec() daemon.Spec {
+//		return daemon.Spec{
 //			Name:    "imaged",
 //			User:    account.Imaged,
 //			Keep:    []string{"CHOWN", "DAC_OVERRIDE"},
 //			Sockets: []daemon.Socket{{Name: daemon.ImagedSocket}},
 //			Run:     run,
-//		})
+//		}
 //	}
 //
 // and run, which a test can call with an Env of its own making, builds the
-// parts from the Env and ends in [Env.Serve].
+// parts from the Env and ends in [Env.Serve]. The program calls [Main].
 package daemon
 
 import (
@@ -29,6 +29,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -86,10 +88,22 @@ type Env struct {
 // SocketPath is where the socket of that name is: daemon.ImagedSocket and so on.
 func (e *Env) SocketPath(name string) string { return filepath.Join(e.Config.Run, name) }
 
-// Main runs the daemon and exits: 0 after an orderly stop, 1 after an error
-// that it prints, 2 for wrong flags.
-func Main(spec Spec) {
-	os.Exit(run(spec, os.Args[1:], os.Stdout, os.Stderr))
+// Main runs the one of the program's daemons that the name of the process says, and exits: 0 after an orderly stop, 1
+// after an error that it prints, 2 for wrong flags. A program's only daemon runs by any name.
+func Main(specs ...Spec) {
+	called := filepath.Base(os.Args[0])
+	own := slices.IndexFunc(specs, func(s Spec) bool { return s.Name == called || len(specs) == 1 })
+	var others []string
+	for i, s := range specs {
+		if i != own {
+			others = append(others, s.Name)
+		}
+	}
+	if own < 0 {
+		fmt.Fprintf(os.Stderr, "%s: error: a program of this name is no daemon: start it as %s\n", called, strings.Join(others, ", "))
+		os.Exit(2)
+	}
+	os.Exit(run(specs[own], others, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 type flags struct {
@@ -116,7 +130,7 @@ func parseFlags(name string, args []string, stderr io.Writer) (flags, error) {
 	return f, nil
 }
 
-func run(spec Spec, args []string, stdout, stderr io.Writer) int {
+func run(spec Spec, others, args []string, stdout, stderr io.Writer) int {
 	f, err := parseFlags(spec.Name, args, stderr)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
@@ -128,7 +142,7 @@ func run(spec Spec, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, spec.Name, version.String())
 		return 0
 	case f.listFaultPoints:
-		for _, p := range faultpoint.List() {
+		for _, p := range faultpoint.List(others...) {
 			fmt.Fprintf(stdout, "%s\t%s\n", p.Name, p.Doc)
 		}
 		return 0

@@ -97,13 +97,15 @@ func (p *Point) Hit() error {
 // Description is a point as --list-fault-points shows it.
 type Description struct{ Name, Doc string }
 
-// List is every point of this binary, by name.
-func List() []Description {
+// List is every point of this binary, by name, but those of the other daemons that are in it too.
+func List(others ...string) []Description {
 	registryMu.Lock()
 	defer registryMu.Unlock()
 	var all []Description
 	for _, name := range slices.Sorted(maps.Keys(registry)) {
-		all = append(all, Description{name, registry[name].doc})
+		if owner, _, _ := strings.Cut(name, "."); !slices.Contains(others, owner) {
+			all = append(all, Description{name, registry[name].doc})
+		}
 	}
 	return all
 }

@@ -1,4 +1,4 @@
-package main
+package netd
 
 import (
 	"bytes"
@@ -50,7 +50,7 @@ var (
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case roleNetd:
-		main()
+		daemon.Main(Spec())
 	case roleHost:
 		if err := becomeHost(); err != nil {
 			fmt.Fprintln(os.Stderr, "prepare the host:", err)

@@ -69,7 +69,7 @@ func full(t *testing.T, disk *harness.Disk, fill func() []string) {
 	e.Berth(t, "run", "-d", "--name", "runs", "-p", "18670:80", img, "sh", "-c", counter)
 	harness.Eventually(t, 5*time.Second, func() bool { return get(18670) == nil }, "the container answers")
 	time.Sleep(200 * time.Millisecond)
-	before := storeFiles(e)
+	before := settledStore(t, e)
 
 	fillers := fill()
 	for range 3 {

@@ -129,8 +129,7 @@ func TestJobsOutliveClients(t *testing.T) {
 	e.Berth(t, "import", otherTar(t, "big", 6<<20), reg.Ref("big:1"))
 	e.Berth(t, "push", "-q", reg.Ref("big:1"))
 	e.Berth(t, "rmi", reg.Ref("big:1"))
-	time.Sleep(100 * time.Millisecond)
-	before := storeFiles(e)
+	before := settledStore(t, e)
 
 	begin := func() string {
 		cmd := e.Command("pull", slow)

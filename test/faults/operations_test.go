@@ -52,7 +52,7 @@ func newWorld(t *testing.T, e *harness.Engine) *world {
 	}
 	w.pids = w.bystanderPids()
 	time.Sleep(50 * time.Millisecond)
-	w.store = storeFiles(e)
+	w.store = settledStore(t, e)
 	return w
 }
 

@@ -190,6 +190,16 @@ func storeFiles(e *harness.Engine) []string {
 	return all
 }
 
+// settledStore is storeFiles once nothing waits for deletion.
+func settledStore(t testing.TB, e *harness.Engine) []string {
+	t.Helper()
+	harness.Eventually(t, 5*time.Second, func() bool {
+		waiting, _ := filepath.Glob(filepath.Join(e.Root, "imaged", "trash", "*"))
+		return len(waiting) == 0
+	}, "the trash is empty")
+	return storeFiles(e)
+}
+
 // sameStore waits until the store holds exactly what it held.
 func sameStore(t testing.TB, e *harness.Engine, before []string) {
 	t.Helper()

@@ -383,17 +383,21 @@ func TestPrivilegesInDocs(t *testing.T) {
 
 var capabilityList = regexp.MustCompile(`(?s)(?:Keep|Lose):\s+\[\]string\{(.*?)\}`)
 
-// keptCapabilities are those in the Spec of a daemon's main.go: what it keeps,
+// keptCapabilities are those in the Spec of a daemon: what it keeps,
 // or what it gives up if it runs as root.
 func keptCapabilities(t *testing.T, daemon string) []string {
 	t.Helper()
-	source, err := os.ReadFile(filepath.Join(root, "services", daemon, "main.go"))
+	path := filepath.Join(root, "services", daemon, daemon+".go")
+	if daemon == "imaged" { // a program of its own
+		path = filepath.Join(root, "services", daemon, "main.go")
+	}
+	source, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := capabilityList.FindSubmatch(source)
 	if m == nil {
-		t.Fatalf("services/%s/main.go names no capabilities", daemon)
+		t.Fatalf("%s names no capabilities", path)
 	}
 	var list []string
 	for _, quoted := range regexp.MustCompile(`"([A-Z_]+)"`).FindAllSubmatch(m[1], -1) {

@@ -44,6 +44,9 @@ func mayImport(path string) []string {
 		// in the form of cli/apiv1. The kernel's features it looks at for
 		// `berth check`, and `berth up` rests for days.
 		return []string{"cli", "internal/version", "internal/rest", "libcontainer/feature"}
+	case path == "services/berthd":
+		// The program that is three daemons, and never imaged.
+		return []string{"services/berthd", "services/apid", "services/netd", "services/execd", "internal/daemon"}
 	case under(path, "services"):
 		own := strings.Join(strings.SplitN(path, "/", 3)[:2], "/")
 		return []string{own, "proto", "libcontainer", "internal"}

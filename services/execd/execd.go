@@ -1,15 +1,14 @@
-// Command execd is the container daemon: it keeps the records of containers,
+// Package execd is the container daemon: it keeps the records of containers,
 // runs them through the monitor, and tells about them. It runs as root, for it
 // makes namespaces and cgroups, but without the capabilities that no container
 // gets either.
-package main
+package execd
 
-import (
-	"berth/internal/daemon"
-)
+import "berth/internal/daemon"
 
-func main() {
-	daemon.Main(daemon.Spec{
+// Spec is what execd may do, and how it begins.
+func Spec() daemon.Spec {
+	return daemon.Spec{
 		Name: "execd",
 		Lose: []string{
 			"SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "MAC_ADMIN", "MAC_OVERRIDE", "SYSLOG", "SYS_PACCT",
@@ -20,5 +19,5 @@ func main() {
 			{Name: daemon.NetnsSocket, Type: "unixpacket"},
 		},
 		Run: run,
-	})
+	}
 }

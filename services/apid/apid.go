@@ -1,9 +1,9 @@
-// Command apid is the engine's gateway: the one daemon that clients talk to. It
+// Package apid is the engine's gateway: the one daemon that clients talk to. It
 // knows its callers from the socket, passes calls that concern one daemon on to
 // it undecoded (router.go), and runs those that span daemons as jobs (packages
 // engine and job). It has its own user, no capability, and keeps nothing but the
 // history of its jobs: what is, the other daemons know.
-package main
+package apid
 
 import (
 	"context"
@@ -23,13 +23,14 @@ import (
 	"berth/services/apid/job"
 )
 
-func main() {
-	daemon.Main(daemon.Spec{
+// Spec is what apid may do, and how it begins.
+func Spec() daemon.Spec {
+	return daemon.Spec{
 		Name:    "apid",
 		User:    account.Apid,
 		Sockets: []daemon.Socket{{Name: daemon.ApidSocket}},
 		Run:     run,
-	})
+	}
 }
 
 func run(ctx context.Context, env *daemon.Env) error {
