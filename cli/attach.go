@@ -66,6 +66,9 @@ func (a *app) attachTo(ctx context.Context, e *engine, name string, o attachChoi
 	}
 	s := newSession(attachSender{stream}, spec.GetTty(), stdin, keys)
 	defer s.close()
+	if o.sigProxy {
+		s.catchSignals()
+	}
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -78,7 +81,7 @@ func (a *app) attachTo(ctx context.Context, e *engine, name string, o attachChoi
 					return failed(err)
 				}
 			}
-			if err := s.begin(o.sigProxy); err != nil {
+			if err := s.begin(); err != nil {
 				return err
 			}
 		case m.GetOutput() != nil:

@@ -88,6 +88,9 @@ func (a *app) execIn(ctx context.Context, o *apiv1.ExecRequest_Open, keys []byte
 	}
 	s := newSession(execSender{stream}, o.GetTty(), o.GetAttach().GetStdin(), keys)
 	defer s.close()
+	if !o.GetDetach() {
+		s.catchSignals()
+	}
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -99,7 +102,7 @@ func (a *app) execIn(ctx context.Context, o *apiv1.ExecRequest_Open, keys []byte
 				fmt.Println(m.Started.GetExecId())
 				return nil
 			}
-			if err := s.begin(true); err != nil {
+			if err := s.begin(); err != nil {
 				return err
 			}
 		case *apiv1.ExecResponse_Output:

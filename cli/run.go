@@ -156,6 +156,8 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 	defer s.close()
 	if o.detach {
 		stream.CloseSend()
+	} else if o.sigProxy {
+		s.catchSignals()
 	}
 	bars := progress.New(os.Stderr, o.quiet)
 	defer bars.Close()
@@ -178,7 +180,7 @@ func (a *app) runContainer(ctx context.Context, o *runOptions) error {
 				show(m.Started.GetTrace())
 				return nil
 			}
-			if err := s.begin(o.sigProxy); err != nil {
+			if err := s.begin(); err != nil {
 				return err
 			}
 		case *apiv1.RunResponse_Output:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type session struct {
 	tty      bool
 	takeIn   bool
 	keys     []byte
+	begun    atomic.Bool
 	undo     []func()
 	detached chan struct{}
 }
@@ -37,8 +39,9 @@ func newSession(to sender, tty, stdin bool, keys []byte) *session {
 	return &session{to: to, tty: tty, takeIn: stdin, keys: keys, detached: make(chan struct{})}
 }
 
-// begin starts to pass on input, terminal size and signals.
-func (s *session) begin(sigProxy bool) error {
+// begin starts to pass on input and terminal size, and what [session.catchSignals] caught.
+func (s *session) begin() error {
+	s.begun.Store(true)
 	isTerminal := term.IsTerminal(os.Stdin)
 	if s.tty && s.takeIn && isTerminal {
 		restore, err := term.Raw(os.Stdin)
@@ -50,13 +53,10 @@ func (s *session) begin(sigProxy bool) error {
 	}
 	if s.tty && term.IsTerminal(os.Stdout) {
 		s.resize(term.Size(os.Stdout))
-		s.undo = append(s.undo, term.Resizes(os.Stdout, s.resize))
+		term.Resizes(os.Stdout, s.resize)
 	}
 	if s.takeIn {
 		go s.copyInput()
-	}
-	if sigProxy && !s.tty {
-		s.proxySignals()
 	}
 	return nil
 }
@@ -98,7 +98,6 @@ func (s *session) resize(rows, columns uint32) {
 func (s *session) restoreWhenKilled() {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP, syscall.SIGTERM)
-	s.undo = append(s.undo, func() { signal.Stop(c) })
 	go func() {
 		sig := <-c
 		s.close()
@@ -108,19 +107,31 @@ func (s *session) restoreWhenKilled() {
 	}()
 }
 
-// proxySignals passes on what a user or a supervisor sends to this process. SIGCHLD, SIGPIPE, SIGURG (Go's own) and
-// the terminal's job control stay here.
-func (s *session) proxySignals() {
+// catchSignals passes on what a user or a supervisor sends to this process. SIGCHLD, SIGPIPE, SIGURG (Go's own) and
+// the terminal's job control stay here, and all of them if there is a terminal: its keyboard sends bytes. Until
+// [session.begin] there is nobody to pass them on to: they do to this process what they would without us.
+//
+// Go takes up to 0.1 ms for each signal, in a thread of its own. Call it while the engine works on the request. They are
+// never given back, which would take as long again: the process ends with the session.
+func (s *session) catchSignals() {
+	if s.tty {
+		return
+	}
 	c := make(chan os.Signal, 16)
 	signal.Notify(c, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGCONT)
 	go func() {
 		for sig := range c {
-			if n, ok := sig.(syscall.Signal); ok {
+			n, ok := sig.(syscall.Signal)
+			switch {
+			case !ok:
+			case s.begun.Load():
 				_ = s.send(func() error { return s.to.signal(unix.SignalName(n)) })
+			case n != syscall.SIGCONT:
+				signal.Reset(n)
+				_ = syscall.Kill(os.Getpid(), n)
 			}
 		}
 	}()
-	s.undo = append(s.undo, func() { signal.Stop(c) })
 }
 
 func (s *session) send(f func() error) error {

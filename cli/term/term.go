@@ -34,8 +34,8 @@ func Raw(f *os.File) (restore func(), err error) {
 	return func() { _ = term.Restore(int(f.Fd()), state) }, nil
 }
 
-// Resizes calls f at each change of the terminal's size until stop is called.
-func Resizes(tty *os.File, f func(rows, columns uint32)) (stop func()) {
+// Resizes calls f at each change of the terminal's size, as long as the process lives.
+func Resizes(tty *os.File, f func(rows, columns uint32)) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGWINCH)
 	go func() {
@@ -43,7 +43,6 @@ func Resizes(tty *os.File, f func(rows, columns uint32)) (stop func()) {
 			f(Size(tty))
 		}
 	}()
-	return func() { signal.Stop(c); close(c) }
 }
 
 // ErrDetached is what a DetachReader returns when the user typed the detach keys.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,4 +94,28 @@ func TestJobSteps(t *testing.T) {
 func TestUnknownEventFilter(t *testing.T) {
 	e := harness.Shared(t)
 	e.Fails(t, 1, []string{"bogus=x", "type"}, "events", "--until", "0s", "--filter", "bogus=x")
+}
+
+// TestSignalsBeforeStart: with no container yet to pass them on to, signals end the client as they would any program, and
+// with it the run.
+func TestSignalsBeforeStart(t *testing.T) {
+	e := harness.New(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a registry that never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := e.Command("run", "--rm", l.Addr().String()+"/never:1", "true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 5*time.Second, func() bool { return e.Berth(t, "jobs", "--active", "-q") != "" }, "the run is under way")
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGINT {
+		t.Errorf("after SIGINT: %s, want the signal", cmd.ProcessState)
+	}
+	harness.Eventually(t, 5*time.Second, func() bool { return e.Berth(t, "jobs", "--active", "-q") == "" }, "the run ends")
 }
