@@ -10,8 +10,8 @@
 // can reach the file on the host. [Launcher.Start] makes a container from a
 // [Config] and runs its first process; [Launcher.Exec] runs another one in it.
 // Both return a [Process], which is a child of the calling process: it is waited
-// for with [Process.Wait]. [Launcher.Prepare] does half of a Start ahead of time, for
-// those who start often.
+// for with [Process.Wait]. Who starts often keeps a [Pool], in which half of each start
+// is done ahead of time.
 //
 // A Config is plain data and can be kept as JSON. What is not data, descriptors
 // and the control group, goes into [IO].

@@ -111,7 +111,7 @@ var bars = []bar{
 	levelBar("run", "the same, one gRPC call, p50", grpcLimits, 4, "ms"),
 	tailBar("tail", "the same, one gRPC call, p99", grpcLimits, "≤ 10 ms", func(float64) float64 { return 10 }),
 	levelBar("detach", "run -d with a published port, gRPC, p50", "berth gRPC", 6, "ms"),
-	ratioBar("run", "libcontainer alone", "libcontainer", crunBare, 0.5),
+	ratioBar("run", "libcontainer alone, with its pool", "libcontainer", crunBare, 0.5),
 	levelBar("exec", "exec, CLI, p50", "berth exec", 5, "ms"),
 	levelBar("exec", "exec, gRPC, p50", "berth gRPC", 2, "ms"),
 	rateBar("sustained", "sustained, 8 clients, gRPC", "berth gRPC, bridge", 150, "containers/s"),

@@ -17,7 +17,7 @@ func newLibrary(o options) (*peer, error) {
 		return p, err
 	}
 	p.addOrder("run", "libcontainer", w, orders.Order{Op: "start"}, nil)
-	p.addOrder("run", "libcontainer, until its cgroup is gone", w, orders.Order{Op: "whole"}, nil)
-	p.addOrder("run", "libcontainer, init waiting", w, orders.Order{Op: "waiting"}, nil)
+	p.addOrder("run", "libcontainer, no pool", w, orders.Order{Op: "cold"}, nil)
+	p.addOrder("run", "libcontainer, no pool, until its cgroup is gone", w, orders.Order{Op: "whole"}, nil)
 	return p, nil
 }

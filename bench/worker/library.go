@@ -17,6 +17,7 @@ import (
 type library struct {
 	launcher *libcontainer.Launcher
 	parent   *cgroup.Parent
+	pool     *libcontainer.Pool
 	config   *libcontainer.Config
 	serial   int
 }
@@ -43,7 +44,7 @@ func newLibrary(init, rootfs, group string) (*library, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &library{launcher: launcher, parent: parent, config: &libcontainer.Config{
+	config := &libcontainer.Config{
 		Root:       libcontainer.Root{Bind: rootfs},
 		Namespaces: libcontainer.PrivateNamespaces(),
 		Hostname:   "bench",
@@ -59,16 +60,19 @@ func newLibrary(init, rootfs, group string) (*library, error) {
 		},
 		// Nothing in it is the user's; the engine does the same with its own.
 		KeepMounts: true,
-	}}, nil
+	}
+	pool := launcher.NewPool(libcontainer.PoolConfig{Usual: *config, Parent: parent, Prefix: "pool-", Size: 2})
+	return &library{launcher: launcher, parent: parent, pool: pool, config: config}, nil
 }
 
 func (l *library) close() {
+	l.pool.Close()
 	_ = l.parent.Delete()
 	_ = l.launcher.Close()
 }
 
 func (l *library) operations() map[string]orders.Operation {
-	return map[string]orders.Operation{"start": l.start, "whole": l.whole, "waiting": l.waiting}
+	return map[string]orders.Operation{"start": l.start, "cold": l.cold, "whole": l.whole}
 }
 
 // limits are those of the engine's contender that has limits.
@@ -83,9 +87,21 @@ func (l *library) group() (*cgroup.Group, error) {
 	return l.parent.Create(fmt.Sprintf("c%d", l.serial), limits)
 }
 
-// start counts from a Go struct to the process reaped: the control group is made within that time, and it and the mounts
-// are removed after it.
+// start counts from a Go struct to the process reaped, in an init of the pool, whose group is given its limits within
+// that time; it and the mounts are removed after it.
 func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
+	began := time.Now()
+	p, g, err := l.pool.Start(ctx, l.config, limits, libcontainer.IO{})
+	if err != nil {
+		return done, err
+	}
+	p, err = reaped(p, nil)
+	done.Wall = time.Since(began)
+	return done, errors.Join(err, forget(p), g.Delete())
+}
+
+// cold is start without the pool: the control group is made within the time.
+func (l *library) cold(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
 	if err != nil {
@@ -96,7 +112,7 @@ func (l *library) start(ctx context.Context, _ *orders.Order, _ int) (done order
 	return done, errors.Join(err, forget(p), g.Delete())
 }
 
-// whole counts until the control group and the mounts are gone too.
+// whole is cold until the control group and the mounts are gone too.
 func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
 	began := time.Now()
 	g, err := l.group()
@@ -107,23 +123,6 @@ func (l *library) whole(ctx context.Context, _ *orders.Order, _ int) (done order
 	err = errors.Join(err, forget(p), g.Delete())
 	done.Wall = time.Since(began)
 	return done, err
-}
-
-// waiting has an init that waits in its namespaces and control group already.
-func (l *library) waiting(ctx context.Context, _ *orders.Order, _ int) (done orders.Outcome, err error) {
-	g, err := l.group()
-	if err != nil {
-		return done, err
-	}
-	w, err := l.launcher.Prepare(l.config, g)
-	if err != nil {
-		return done, errors.Join(err, g.Delete())
-	}
-	time.Sleep(10 * time.Millisecond) // until it has got to where it waits
-	began := time.Now()
-	p, err := reaped(w.Start(ctx, l.config, libcontainer.IO{Cgroup: g}))
-	done.Wall = time.Since(began)
-	return done, errors.Join(err, forget(p), g.Delete())
 }
 
 // reaped waits for what a launch returned.

@@ -85,7 +85,8 @@ type Starter struct {
 
 	mu      sync.Mutex
 	parents map[string]*cgroup.Parent
-	pool    *pool // nil: none
+	pool    *libcontainer.Pool // nil: none
+	pooled  string             // the cgroup that its groups are below
 	net     spareNet
 }
 
@@ -205,36 +206,41 @@ func ends(f monitor.Files, netns *os.File) libcontainer.IO {
 // startReady starts a container in an init that waits, if there is one of its
 // shape. Neither process nor error: there is none.
 func (s *Starter) startReady(plan *Plan, f monitor.Files, netns *os.File) (*monitor.Process, error) {
-	r := s.pool.take(plan)
+	r := s.take(plan)
 	if r == nil {
 		return nil, nil
 	}
-	group := span{name: "limit cgroup", begin: clock.Now()}
-	if err := s.pool.limit(r, plan.Resources); err != nil {
-		r.discard()
+	group, err := limit(r, plan.Resources)
+	if err != nil {
+		r.Discard()
 		return nil, err
 	}
-	group.end = clock.Now()
-	p, err := r.init.Start(context.Background(), &plan.Container, ends(f, netns))
+	p, err := r.Start(context.Background(), &plan.Container, ends(f, netns))
 	if errors.Is(err, libcontainer.ErrShape) {
-		r.discard()
+		r.Discard()
 		return nil, nil
 	}
 	if err != nil {
-		r.discard()
+		r.Discard()
 		return nil, err
 	}
-	defer r.group.Close()
+	defer r.Group.Close()
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, r.group, plan.trace, group), nil
+	return process(p, r.Group, plan.trace, group), nil
+}
+
+// limit gives a waiting init's cgroup its limits.
+func limit(r *libcontainer.Ready, limits cgroup.Resources) (span, error) {
+	begin := clock.Now()
+	err := r.Limit(limits)
+	return span{name: "limit cgroup", begin: begin, end: clock.Now()}, err
 }
 
 // standing is a container that was built ahead, in an init of the pool.
 type standing struct {
-	*ready
-	pool *pool
+	*libcontainer.Ready
 	used bool
 }
 
@@ -255,16 +261,16 @@ func (s *Starter) StandBy(req *wire.Launch, netns *os.File) (monitor.Standing, e
 		defer own.Close()
 		netns = own
 	}
-	r := s.pool.take(&plan)
+	r := s.take(&plan)
 	if r == nil {
 		return nil, explain(errNoneWaits)
 	}
 	// Its limits stay those of the pool until it starts: then it may be to have others.
-	if err := r.init.Build(context.Background(), &plan.Container, ends(monitor.Files{}, netns)); err != nil {
-		r.discard()
+	if err := r.Build(context.Background(), &plan.Container, ends(monitor.Files{}, netns)); err != nil {
+		r.Discard()
 		return nil, explain(err)
 	}
-	return &standing{ready: r, pool: s.pool}, nil
+	return &standing{Ready: r}, nil
 }
 
 // Start implements monitor.Standing.
@@ -274,28 +280,27 @@ func (s *standing) Start(req *wire.Launch, f monitor.Files) (*monitor.Process, e
 		return nil, fmt.Errorf("read what is left of the plan: %w", err)
 	}
 	left.Command.Seccomp = req.Filter
-	group := span{name: "limit cgroup", begin: clock.Now()}
-	if err := s.pool.limit(s.ready, left.Resources); err != nil {
+	group, err := limit(s.Ready, left.Resources)
+	if err != nil {
 		return nil, explain(err)
 	}
-	group.end = clock.Now()
-	p, err := s.init.Run(context.Background(), &left.Command, ends(f, nil))
+	p, err := s.Run(context.Background(), &left.Command, ends(f, nil))
 	if err != nil {
 		return nil, explain(err) // Discard is to follow
 	}
 	s.used = true
-	defer s.group.Close()
+	defer s.Group.Close()
 	if err := processCloned.Hit(); err != nil {
 		return nil, err
 	}
-	return process(p, s.group, req.Trace, group), nil
+	return process(p, s.Group, req.Trace, group), nil
 }
 
 // Discard implements monitor.Standing.
 func (s *standing) Discard() {
 	if !s.used {
 		s.used = true
-		s.discard()
+		s.Ready.Discard()
 	}
 }
 
