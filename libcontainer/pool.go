@@ -24,6 +24,7 @@ type Pool struct {
 	made   atomic.Int64 // control groups
 	mu     sync.Mutex
 	stock  []*Ready
+	spare  *cgroup.Group // with nothing in it, for a start from scratch
 	closed bool
 	wake   chan struct{}
 	done   chan struct{}
@@ -78,11 +79,16 @@ func (p *Pool) Take() *Ready {
 	}
 	r := p.stock[0]
 	p.stock = p.stock[1:]
+	p.order()
+	return r
+}
+
+// order has what was taken replaced. The lock is held.
+func (p *Pool) order() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	return r
 }
 
 // Start is [Launcher.Start] in an init of the pool, with these limits. If none waits, or c is of another kind, the
@@ -106,7 +112,7 @@ func (p *Pool) Start(ctx context.Context, c *Config, limits cgroup.Resources, io
 			return nil, nil, err
 		}
 	}
-	group, err := p.group(limits)
+	group, err := p.Group(limits)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,17 +124,45 @@ func (p *Pool) Start(ctx context.Context, c *Config, limits cgroup.Resources, io
 	return proc, group, nil
 }
 
-// group makes the next control group.
+// Group gives a control group of the pool with these limits, for a process that is started from scratch. One is kept
+// ready. It is the caller's.
+func (p *Pool) Group(limits cgroup.Resources) (*cgroup.Group, error) {
+	p.mu.Lock()
+	g := p.spare
+	p.spare = nil
+	if g != nil && !p.closed {
+		p.order()
+	}
+	p.mu.Unlock()
+	if g == nil {
+		return p.group(limits)
+	}
+	if err := p.limit(g, limits); err != nil {
+		return nil, errors.Join(err, g.Delete(), g.Close())
+	}
+	return g, nil
+}
+
+// group makes the next control group. A name may be taken: by what a process of the same prefix has left.
 func (p *Pool) group(limits cgroup.Resources) (*cgroup.Group, error) {
-	return p.config.Parent.Create(fmt.Sprintf("%s%d", p.config.Prefix, p.made.Add(1)), limits)
+	for {
+		g, err := p.config.Parent.Create(fmt.Sprintf("%s%d", p.config.Prefix, p.made.Add(1)), limits)
+		if !errors.Is(err, cgroup.ErrExists) {
+			return g, err
+		}
+	}
 }
 
 // Limit gives the control group the limits that a container is to have.
 func (r *Ready) Limit(limits cgroup.Resources) error {
-	if reflect.DeepEqual(limits, r.pool.config.Resources) {
+	return r.pool.limit(r.Group, limits)
+}
+
+func (p *Pool) limit(g *cgroup.Group, limits cgroup.Resources) error {
+	if reflect.DeepEqual(limits, p.config.Resources) {
 		return nil
 	}
-	return r.Group.Set(limits)
+	return g.Set(limits)
 }
 
 // Discard ends the init, whatever has become of it, and removes the control group.
@@ -154,9 +188,33 @@ func (p *Pool) fill() {
 				r.Discard()
 			}
 		}
+		p.fillGroup()
 		if p.config.Filled != nil {
 			p.config.Filled()
 		}
+	}
+}
+
+// fillGroup makes the spare group, if there is none. Without it one is made when needed.
+func (p *Pool) fillGroup() {
+	p.mu.Lock()
+	missing := p.spare == nil && !p.closed
+	p.mu.Unlock()
+	if !missing {
+		return
+	}
+	g, err := p.group(p.config.Resources)
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	if !p.closed {
+		p.spare, g = g, nil
+	}
+	p.mu.Unlock()
+	if g != nil {
+		g.Delete()
+		g.Close()
 	}
 }
 
@@ -201,11 +259,15 @@ func (p *Pool) Close() {
 		return
 	}
 	p.closed = true
-	stock := p.stock
-	p.stock = nil
+	stock, spare := p.stock, p.spare
+	p.stock, p.spare = nil, nil
 	p.mu.Unlock()
 	close(p.wake)
 	<-p.done
+	if spare != nil {
+		spare.Delete()
+		spare.Close()
+	}
 	for _, r := range stock {
 		r.Discard()
 	}

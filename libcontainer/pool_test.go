@@ -52,6 +52,9 @@ func TestPool(t *testing.T) {
 	c := config(busybox(t), "echo $$; cat /tmp/mark /dev/shm/mark 2>/dev/null; echo x >/tmp/mark; echo x >/dev/shm/mark; grep pids /proc/self/cgroup; ls /sys/class/net")
 	c.Mounts = append(DefaultMounts(DefaultShm), Mount{Type: "tmpfs", Destination: "/tmp"})
 	pool, parent := testPool(t, l, c, 2)
+	filled(t, pool, 2)
+	left, err := parent.Create(fmt.Sprintf("waits-%d", pool.made.Load()+3), cgroup.Resources{})
+	must(t, err)
 	other := *c
 	other.Namespaces.UTS, other.Hostname = Namespace{}, ""
 	run := func(name string, c *Config, waiting bool) {
@@ -102,6 +105,8 @@ func TestPool(t *testing.T) {
 
 	pool.Close()
 	pool.Close()
+	must(t, left.Delete())
+	left.Close()
 	if names, err := parent.List(); err != nil || len(names) > 0 {
 		t.Errorf("after Close there are groups: %v, %v", names, err)
 	}

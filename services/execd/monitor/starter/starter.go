@@ -138,6 +138,14 @@ func (s *Starter) group(parent, name string, r *cgroup.Resources) (*cgroup.Group
 	return g, err
 }
 
+// newGroup makes a container's cgroup, or takes one of the pool, whose name is another.
+func (s *Starter) newGroup(plan *Plan) (*cgroup.Group, error) {
+	if s.pool != nil && plan.Parent == s.pooled {
+		return s.pool.Group(plan.Resources)
+	}
+	return s.group(plan.Parent, plan.Name, &plan.Resources)
+}
+
 func (s *Starter) clear(p *cgroup.Parent, name string) error {
 	g, err := p.Open(name)
 	if errors.Is(err, cgroup.ErrNotFound) {
@@ -173,7 +181,7 @@ func (s *Starter) Start(req *wire.Launch, f monitor.Files, netns *os.File) (*mon
 		return p, explain(err)
 	}
 	group := span{name: "make cgroup", begin: clock.Now()}
-	g, err := s.group(plan.Parent, plan.Name, &plan.Resources)
+	g, err := s.newGroup(&plan)
 	if err != nil {
 		return nil, explain(err)
 	}
