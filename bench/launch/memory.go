@@ -19,7 +19,7 @@ const (
 	idleBatches = 6
 	calm        = 15 * time.Second // until the engine has put back what it made ahead
 	begun       = 3 * time.Second  // after which daemons have let go of the pages that starting touched (internal/rest)
-	watch       = 2 * time.Second  // for wake-ups, as often as there are batches
+	watch       = 15 * time.Second // a window in which wake-ups are counted: of what comes twice a minute one has all or nothing, but little
 )
 
 // memory looks at an engine that has just been started: what its processes take with and without idle containers, and
@@ -33,16 +33,14 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 	}
 	time.Sleep(2 * time.Second) // until the pools are full
 	time.Sleep(calm)
-	wakeups, err := s.berth.wakeups(ctx, s.options)
-	if err != nil {
-		return nil, err
-	}
 	before := map[string][]float64{}
-	for range idleBatches {
+	wakeups, err := s.berth.wakeups(ctx, s.options, idleBatches, func() {
 		for name, mb := range s.berth.memory(s.options) {
 			before[name] = append(before[name], mb)
 		}
-		time.Sleep(calm)
+	})
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		f.add(name+", idle", "MB PSS", before[name]...)
@@ -72,7 +70,7 @@ func memory(ctx context.Context, s *subjects, g group) ([]finding, error) {
 	}
 	f.add("engine, per idle container", "MB PSS", each...)
 	f.add(fmt.Sprintf("engine, with %d containers", idleBatch*idleBatches), "MB PSS", s.berth.memory(s.options)[all])
-	if wakeups, err = s.berth.wakeups(ctx, s.options); err != nil {
+	if wakeups, err = s.berth.wakeups(ctx, s.options, 2, func() {}); err != nil {
 		return nil, err
 	}
 	woken.add(fmt.Sprintf("engine, with %d containers", idleBatch*idleBatches), "/s", wakeups[all]...)
@@ -112,10 +110,11 @@ func (b *berth) processes(o options) map[int]string {
 }
 
 // wakeups counts, over some windows of time, how often per second threads of the engine were woken: each wait that one
-// went into of its own will has ended with that. By program, and of all.
-func (b *berth) wakeups(ctx context.Context, o options) (perSecond map[string][]float64, err error) {
+// went into of its own will has ended with that. By program, and of all. Before each window it calls between.
+func (b *berth) wakeups(ctx context.Context, o options, windows int, between func()) (perSecond map[string][]float64, err error) {
 	perSecond = map[string][]float64{}
-	for range idleBatches {
+	for range windows {
+		between()
 		before, began := b.waits(o), time.Now()
 		select {
 		case <-ctx.Done():
