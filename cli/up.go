@@ -147,7 +147,7 @@ func (a *app) upDetached(ctx context.Context, w io.Writer) error {
 		args = append(args, "--config", a.cfg)
 	}
 	cmd := exec.Command(self, append(args, "up")...)
-	cmd.Env = append(os.Environ(), "BERTH_UP_LOGS="+logs)
+	cmd.Env = append(os.Environ(), logsEnv+"="+logs)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -248,6 +248,9 @@ func (a *app) supervise(ctx context.Context, bin string) error {
 	others, stopOthers := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOthers()
 	var wg sync.WaitGroup
+	if dir := os.Getenv(logsEnv); dir != "" {
+		go boundLogs(others, dir)
+	}
 	for _, name := range daemonNames {
 		if name != "apid" {
 			wg.Go(func() { a.keep(others, filepath.Join(bin, name), name) })
@@ -290,16 +293,13 @@ func (a *app) runDaemon(ctx context.Context, path, name string) error {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", os.Stdout, os.Stderr
-	if dir := os.Getenv("BERTH_UP_LOGS"); dir != "" {
-		log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if dir := os.Getenv(logsEnv); dir != "" {
+		log, err := os.OpenFile(logFile(dir, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}
 		defer log.Close()
 		cmd.Stdout, cmd.Stderr = log, log
-		bounded, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go boundLog(bounded, log)
 	}
 	// A session of its own: the terminal's Ctrl-C reaches the supervisor, which stops the daemons in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -323,9 +323,13 @@ func (a *app) runDaemon(ctx context.Context, path, name string) error {
 	}
 }
 
-// boundLog sets a log aside (NAME.log.1) when it has grown past the limit. The daemon appends, so the file can be cut
-// under it.
-func boundLog(ctx context.Context, log *os.File) {
+// logsEnv names the directory of the daemons' logs to the supervisor that `berth up --detach` starts.
+const logsEnv = "BERTH_UP_LOGS"
+
+func logFile(dir, daemon string) string { return filepath.Join(dir, daemon+".log") }
+
+// boundLogs looks at the daemons' logs once a minute, at all of them at once: an idle engine sleeps.
+func boundLogs(ctx context.Context, dir string) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -334,17 +338,30 @@ func boundLog(ctx context.Context, log *os.File) {
 			return
 		case <-tick.C:
 		}
-		if st, err := log.Stat(); err != nil || st.Size() < logLimit {
-			continue
+		for _, name := range daemonNames {
+			boundLog(logFile(dir, name))
 		}
-		old, err := os.OpenFile(log.Name()+".1", os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			continue
-		}
-		_, err = io.Copy(old, io.NewSectionReader(log, 0, 1<<62))
-		if cerr := old.Close(); err == nil && cerr == nil {
-			_ = log.Truncate(0)
-		}
+	}
+}
+
+// boundLog sets a log aside (NAME.log.1) when it has grown past the limit. The daemon appends, so the file can be cut
+// under it.
+func boundLog(path string) {
+	if st, err := os.Lstat(path); err != nil || st.Size() < logLimit {
+		return
+	}
+	log, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return
+	}
+	defer log.Close()
+	old, err := os.OpenFile(path+".1", os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return
+	}
+	_, err = io.Copy(old, log)
+	if cerr := old.Close(); err == nil && cerr == nil {
+		_ = log.Truncate(0)
 	}
 }
 
