@@ -19,7 +19,7 @@ const (
 	idleBatches = 6
 	calm        = 15 * time.Second // until the engine has put back what it made ahead
 	begun       = 3 * time.Second  // after which daemons have let go of the pages that starting touched (internal/rest)
-	watch       = 15 * time.Second // a window in which wake-ups are counted: of what comes twice a minute one has all or nothing, but little
+	watch       = 30 * time.Second // a window in which wake-ups are counted: connections are looked after as often
 )
 
 // memory looks at an engine that has just been started: what its processes take with and without idle containers, and
