@@ -1,8 +1,10 @@
 package libcontainer
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -10,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/clock"
+	"berth/libcontainer/initproc"
+	"berth/libcontainer/loop"
 	"berth/libcontainer/mount"
 )
 
@@ -27,14 +31,18 @@ type images struct {
 	mu      sync.Mutex
 	byPath  map[string]*image
 	byWatch map[int32]*image
-	clock   int64    // counts uses
-	notify  *os.File // inotify; nil before the first image
+	clock   int64       // counts uses
+	stacks  func() bool // once: overlay takes detached mounts as layers
+	notify  *os.File    // inotify; nil before the first image
 }
+
+func newImages() *images { return &images{stacks: sync.OnceValue(mount.StacksDetached)} }
 
 // image is a mounted image.
 type image struct {
 	path     string
 	tree     *mount.Tree
+	device   string // "/dev/loop7", which the mount keeps; empty: the file is mounted without
 	dev, ino uint64
 	watch    int32
 	used     int64 // by the clock of images
@@ -42,19 +50,18 @@ type image struct {
 	gone     bool  // not in the maps any more
 }
 
-// take gives the mounts of the images at paths, for as long as the caller has not
-// called the function that it gets with them.
-func (s *images) take(paths []string) (fds []int, release func(), err error) {
+// take gives the images at paths, mounted for as long as the caller has not called
+// the function that it gets with them. With loop each is on a loop device.
+func (s *images) take(paths []string, loop bool) (taken []*image, release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var taken []*image
 	release = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.release(taken)
 	}
 	for _, path := range paths {
-		i, err := s.get(path)
+		i, err := s.get(path, loop)
 		if err != nil {
 			s.release(taken)
 			return nil, nil, err
@@ -62,10 +69,10 @@ func (s *images) take(paths []string) (fds []int, release func(), err error) {
 		s.clock++
 		i.used = s.clock
 		i.users++
-		taken, fds = append(taken, i), append(fds, i.tree.FD())
+		taken = append(taken, i)
 	}
 	s.trim()
-	return fds, release, nil
+	return taken, release, nil
 }
 
 func (s *images) release(taken []*image) {
@@ -77,7 +84,7 @@ func (s *images) release(taken []*image) {
 }
 
 // get finds or makes the mount of the file that is at path now.
-func (s *images) get(path string) (*image, error) {
+func (s *images) get(path string, loop bool) (*image, error) {
 	// Opened first: what is looked at is what is mounted, and no link, which whoever
 	// unpacked the layer could have made.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -93,21 +100,52 @@ func (s *images) get(path string) (*image, error) {
 		return nil, &os.PathError{Op: "mount image", Path: path, Err: unix.ENOTBLK}
 	}
 	if i := s.byPath[path]; i != nil {
-		if i.dev == st.Dev && i.ino == st.Ino {
+		if i.dev == st.Dev && i.ino == st.Ino && (i.device != "" || !loop) {
 			return i, nil
 		}
 		s.drop(i)
 	}
-	tree, err := mount.Image(fd)
-	if err != nil {
+	i := &image{path: path, dev: st.Dev, ino: st.Ino, gone: true}
+	if err := i.mount(fd, loop); err != nil {
 		return nil, fmt.Errorf("mount image %s: %w", path, err)
 	}
-	i := &image{path: path, tree: tree, dev: st.Dev, ino: st.Ino, gone: true}
 	if watch, err := s.observe(fd); err == nil { // else it goes with this launch
 		i.watch, i.gone = watch, false
 		s.byPath[path], s.byWatch[watch] = i, i
 	}
 	return i, nil
+}
+
+// mount mounts the image in the open file fd, on a loop device where the kernel
+// mounts no files (before Linux 6.12, or built without) or the caller wants one.
+func (i *image) mount(fd int, onLoop bool) (err error) {
+	if !onLoop {
+		if i.tree, err = mount.Image(fd); !errors.Is(err, unix.ENOTBLK) {
+			return noEROFS(err)
+		}
+	}
+	blockSize := loop.BlockSizeOf(fd)
+	device, err := loop.Attach(fd, i.path, blockSize, loop.Options{})
+	if errors.Is(err, loop.ErrNone) {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer device.Close() // the mount keeps it
+	i.device = device.Path
+	if i.tree, err = mount.ImageOn(i.device); errors.Is(err, unix.EINVAL) && blockSize < os.Getpagesize() {
+		err = fmt.Errorf("%w: its blocks have %d bytes, and before Linux 6.4 they must be pages; pull the image again with this kernel: %w", ErrUnsupported, blockSize, err)
+	}
+	return noEROFS(err)
+}
+
+// noEROFS says what the answer to an unknown type of file system means.
+func noEROFS(err error) error {
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: there is no EROFS (modprobe erofs): %w", ErrUnsupported, err)
+	}
+	return err
 }
 
 // drop forgets an image.
@@ -203,12 +241,23 @@ func (s *images) close() {
 func (p *plan) imageRoot(t *tracer, userns int) error {
 	start := clock.Now()
 	root := &p.setup.Root
-	fds, release, err := p.launcher.images.take(root.Lower)
+	s := p.launcher.images
+	staged := p.launcher.force&initproc.ForceStaged != 0 || !s.stacks()
+	taken, release, err := s.take(root.Lower, staged || p.launcher.force&initproc.ForceLoop != 0)
 	if err != nil {
 		return &StepError{"mount images", unsupported(err)}
 	}
 	defer release()
-	tree, err := mount.ImageOverlay(root, fds, userns)
+	var tree *mount.Tree
+	if staged {
+		tree, err = p.stagedOverlay(taken, userns)
+	} else {
+		var fds []int
+		for _, i := range taken {
+			fds = append(fds, i.tree.FD())
+		}
+		tree, err = mount.ImageOverlay(root, fds, userns)
+	}
 	if err != nil {
 		return &StepError{"mount overlay", unsupported(err)}
 	}
@@ -217,4 +266,47 @@ func (p *plan) imageRoot(t *tracer, userns int) error {
 		t.mark("mount overlay", start)
 	}
 	return nil
+}
+
+// stagedOverlay makes the overlay of images in a mount namespace that nobody else
+// has and that is gone with its thread. The overlay keeps its layers.
+func (p *plan) stagedOverlay(taken []*image, userns int) (tree *mount.Tree, err error) {
+	var devices []string
+	for _, i := range taken {
+		devices = append(devices, i.device)
+	}
+	err = onNewThread(func() error {
+		if err := privateMounts(); err != nil {
+			return err
+		}
+		if userns >= 0 {
+			if err := actAs(p.userns); err != nil {
+				return err
+			}
+		}
+		b := mount.NewBuilder(p.setup.Force&initproc.ForceMount != 0)
+		defer b.Close()
+		tree, err = b.DeviceOverlay(&p.setup.Root, devices, userns)
+		return err
+	})
+	return tree, err
+}
+
+// onNewThread runs f on a thread that nothing else runs on and that ends with it,
+// for what f changes about it.
+func onNewThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The process's first thread would not end. It is held here, so the next
+			// goroutine has another.
+			err := onNewThread(f)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }

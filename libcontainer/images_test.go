@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
 )
 
@@ -27,15 +28,60 @@ func imageOf(t *testing.T, root, path string) string {
 	return path
 }
 
-// needImages skips on kernels that cannot stack images.
+// needImages skips where images cannot be mounted in any way.
 func needImages(t *testing.T) {
 	t.Helper()
-	var u unix.Utsname
-	must(t, unix.Uname(&u))
-	var major, minor int
-	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
-	if major < 6 || major == 6 && minor < 15 {
-		t.Skip("SKIPPED: stacking images needs Linux 6.15")
+	if fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC); err != nil {
+		t.Skip("SKIPPED: needs EROFS: ", err)
+	} else {
+		unix.Close(fs)
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("SKIPPED: needs loop devices: ", err)
+	}
+}
+
+// imageWays are the kernels that a test of images pretends to run on.
+var imageWays = []struct {
+	name  string
+	force initproc.Force
+}{
+	{"as it can", 0},
+	{"no mounts of files", initproc.ForceLoop},
+	{"no detached layers", initproc.ForceStaged},
+	{"mount(2)", initproc.ForceStaged | initproc.ForceMount},
+}
+
+// everyImageWay runs a test with each way to mount images, and sees to it that no
+// loop device stays.
+func everyImageWay(t *testing.T, test func(t *testing.T, l *Launcher)) {
+	for _, way := range imageWays {
+		t.Run(way.name, func(t *testing.T) {
+			t.Cleanup(func() { noLoops(t, filepath.Dir(t.TempDir())) })
+			l := newLauncher(t)
+			l.force = way.force
+			test(t, l)
+		})
+	}
+}
+
+// onLoops are the loop devices that show files below dir.
+func onLoops(dir string) (found []string) {
+	all, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, file := range all {
+		if b, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(b), dir+"/") {
+			found = append(found, file+": "+strings.TrimSpace(string(b)))
+		}
+	}
+	return found
+}
+
+func noLoops(t *testing.T, dir string) {
+	t.Helper()
+	for began := time.Now(); len(onLoops(dir)) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 5*time.Second {
+			t.Fatalf("loop devices stay: %v", onLoops(dir))
+		}
 	}
 }
 
@@ -59,7 +105,7 @@ func imageRoot(t *testing.T) Root {
 }
 
 func TestImages(t *testing.T) {
-	everyWay(t, func(t *testing.T, l *Launcher) {
+	everyImageWay(t, func(t *testing.T, l *Launcher) {
 		c := config("", "cat /added; test -e /etc/group || echo hidden; echo more >> /added; mkdir /new; cat /added; stat -c %d / /added /bin/busybox | sort -u | wc -l")
 		c.Root = imageRoot(t)
 		before, err := os.ReadFile("/proc/self/mountinfo")
@@ -81,20 +127,28 @@ func TestImages(t *testing.T) {
 }
 
 func TestImagesReadOnly(t *testing.T) {
-	c := config("", "cat /added; touch /x 2>/dev/null || echo refused")
-	c.Root = imageRoot(t)
-	c.Root.Attr |= mount.ReadOnly
-	l := newLauncher(t)
-	if got := output(t, l, c, IO{}); got != "toprefused" {
-		t.Errorf("got %q", got)
-	}
+	everyImageWay(t, func(t *testing.T, l *Launcher) {
+		c := config("", "cat /added; touch /x 2>/dev/null || echo refused")
+		c.Root = imageRoot(t)
+		c.Root.Attr |= mount.ReadOnly
+		if got := output(t, l, c, IO{}); got != "toprefused" {
+			t.Errorf("got %q", got)
+		}
+		c.Root.Upper, c.Root.Work, c.Root.Lower = "", "", c.Root.Lower[1:]
+		c.Command.Args = []string{"sh", "-c", "cat /etc/group | wc -l; touch /x 2>/dev/null || echo refused"}
+		if got := output(t, l, c, IO{}); got != "3\nrefused" {
+			t.Errorf("of one layer alone: got %q", got)
+		}
+	})
 }
 
-func TestUserNamespaceImages(t *testing.T) {
+func TestUserNamespaceImages(t *testing.T) { everyImageWay(t, userNamespaceImages) }
+
+func userNamespaceImages(t *testing.T, l *Launcher) {
 	c := mapped(config("", "stat -c %u /bin/busybox /etc/passwd; echo more >> /etc/passwd; echo new > /new; stat -c %u /etc/passwd /new"))
 	c.Root = imageRoot(t)
 	c.Root.IDMap = true
-	if got := output(t, newLauncher(t), c, IO{}); got != "0\n0\n0\n0" {
+	if got := output(t, l, c, IO{}); got != "0\n0\n0\n0" {
 		t.Errorf("owners inside: %q", got)
 	}
 	for _, file := range []string{"etc/passwd", "new"} {
@@ -105,8 +159,9 @@ func TestUserNamespaceImages(t *testing.T) {
 	}
 }
 
-func TestImagesInWaiting(t *testing.T) {
-	l := newLauncher(t)
+func TestImagesInWaiting(t *testing.T) { everyImageWay(t, imagesInWaiting) }
+
+func imagesInWaiting(t *testing.T, l *Launcher) {
 	c := config("", "cat /added")
 	c.Root = imageRoot(t)
 	w, err := l.Prepare(c, nil)
@@ -127,8 +182,9 @@ func (s *images) mounted() int {
 
 // Containers of an image share its mounts, which go with its files, though not
 // under those that run.
-func TestImagesAreShared(t *testing.T) {
-	l := newLauncher(t)
+func TestImagesAreShared(t *testing.T) { everyImageWay(t, imagesAreShared) }
+
+func imagesAreShared(t *testing.T, l *Launcher) {
 	c := config("", "")
 	c.Root = imageRoot(t)
 	first := startSleeper(t, l, c, IO{})
@@ -163,8 +219,9 @@ func TestImagesAreShared(t *testing.T) {
 
 // A file that has taken the place of an image is seen at once, even where nobody
 // tells of it.
-func TestImageReplaced(t *testing.T) {
-	l := newLauncher(t)
+func TestImageReplaced(t *testing.T) { everyImageWay(t, imageReplaced) }
+
+func imageReplaced(t *testing.T, l *Launcher) {
 	c := config("", "cat /added")
 	c.Root = imageRoot(t)
 	if got := output(t, l, c, IO{}); got != "top" {
@@ -191,7 +248,7 @@ func TestImageReplaced(t *testing.T) {
 func TestImagesAreTrimmed(t *testing.T) {
 	needImages(t)
 	dir := t.TempDir()
-	s := &images{}
+	s := newImages()
 	defer s.close()
 	must(t, os.Mkdir(filepath.Join(dir, "empty"), 0o755))
 	image, err := os.ReadFile(imageOf(t, filepath.Join(dir, "empty"), filepath.Join(dir, "image")))
@@ -199,7 +256,7 @@ func TestImagesAreTrimmed(t *testing.T) {
 	for i := range maxImages + 10 {
 		path := filepath.Join(dir, fmt.Sprint(i))
 		must(t, os.WriteFile(path, image, 0o600))
-		_, release, err := s.take([]string{path})
+		_, release, err := s.take([]string{path}, false)
 		must(t, err)
 		release()
 	}
@@ -209,4 +266,38 @@ func TestImagesAreTrimmed(t *testing.T) {
 	if s.byPath[filepath.Join(dir, "0")] != nil || s.byPath[filepath.Join(dir, fmt.Sprint(maxImages+9))] == nil {
 		t.Error("not the longest unused one was dropped")
 	}
+}
+
+const takeEnv = "BERTH_IMAGES_TEST_PATHS"
+
+// The images of a process that is killed are gone with it, and with its containers.
+func TestF01KilledWithImages(t *testing.T) {
+	if paths := os.Getenv(takeEnv); paths != "" {
+		_, _, err := newImages().take(strings.Split(paths, ":"), true)
+		must(t, err)
+		fmt.Println("taken:", len(onLoops(filepath.Dir(strings.Split(paths, ":")[0]))))
+		unix.Kill(os.Getpid(), unix.SIGKILL)
+	}
+	r := imageRoot(t)
+	child := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+	child.Env = append(os.Environ(), takeEnv+"="+strings.Join(r.Lower, ":"))
+	if out, err := child.CombinedOutput(); err == nil || !strings.Contains(string(out), "taken: 2\n") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	noLoops(t, filepath.Dir(r.Lower[0]))
+}
+
+// A sleeper keeps its layers although the process that mounted them has let go.
+func TestLoopsOutliveLauncher(t *testing.T) {
+	everyImageWay(t, func(t *testing.T, l *Launcher) {
+		c := config("", "")
+		c.Root = imageRoot(t)
+		p := startSleeper(t, l, c, IO{})
+		l.images.close()
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/added", p.Pid)); string(b) != "top" {
+			t.Errorf("the container sees %q, %v", b, err)
+		}
+		must(t, p.Signal(unix.SIGKILL))
+		p.Wait()
+	})
 }

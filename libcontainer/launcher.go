@@ -48,7 +48,7 @@ func New(path string) (*Launcher, error) {
 	if err != nil {
 		proc = -1
 	}
-	return &Launcher{binary: binary, null: null, proc: proc, images: &images{}, pin: anyProcessor()}, nil
+	return &Launcher{binary: binary, null: null, proc: proc, images: newImages(), pin: anyProcessor()}, nil
 }
 
 // Close gives up the init binary. Running containers do not need it.

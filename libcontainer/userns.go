@@ -182,11 +182,8 @@ func sysfsTree(m *Mount) (int, error) {
 // the copies are attached in a mount namespace of this thread's own, which is
 // gone with the thread. The overlay keeps its layers.
 func (p *plan) mappedOverlay(root *Root, userns int) (int, error) {
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-		return -1, &StepError{"unshare mount namespace", err}
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return -1, &StepError{"make mounts private", err}
+	if err := privateMounts(); err != nil {
+		return -1, err
 	}
 	if err := actAs(p.userns); err != nil {
 		return -1, &StepError{"act as root of the container", err}
@@ -198,6 +195,17 @@ func (p *plan) mappedOverlay(root *Root, userns int) (int, error) {
 		return -1, &StepError{"mount overlay with mapped owners", unsupported(err)}
 	}
 	return tree.FD(), nil
+}
+
+// privateMounts gives the calling thread a mount namespace of its own.
+func privateMounts() error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return &StepError{"unshare mount namespace", err}
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return &StepError{"make mounts private", err}
+	}
+	return nil
 }
 
 // mappedImages makes an overlay of images; see actAs.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"berth/libcontainer/mount"
 )
 
 func filesystems() []probe {
@@ -50,10 +52,10 @@ func filesystems() []probe {
 			Do:   "Run Linux 5.12 or later, with the data directory on ext4, XFS (5.12), btrfs (5.15) or tmpfs (6.3)."},
 		tryIdmap,
 	}, {
-		Feature{Name: "erofs", Since: "6.12 (its layers 6.15)",
+		Feature{Name: "erofs", Since: "5.4 (without loop devices 6.15)",
 			Lost: "The graph driver erofs cannot be used; overlay, the default, does not need it.",
-			Do:   "Run Linux 6.15 or later, with the module: modprobe erofs."},
-		func(*host) (State, string) { return tryErofs() },
+			Do:   "Load the module: modprobe erofs; before Linux 6.15 also: modprobe loop."},
+		func(h *host) (State, string) { return tryErofs(h) },
 	}, {
 		Feature{Name: "fuse", Since: "2.6.14",
 			Lost: "File systems in user space cannot be used for volumes, nor in containers that ask for /dev/fuse.",
@@ -86,11 +88,17 @@ func tryFilesystem(name string) (State, string) {
 	return verdict(os.NewSyscallError("fsopen "+name, err))
 }
 
-// tryErofs mounts a file that is no file system: a kernel that could otherwise
-// says so.
-func tryErofs() (State, string) {
+// tryErofs looks for the file system, and for a way to mount files: by themselves,
+// or on loop devices.
+func tryErofs(h *host) (State, string) {
 	if state, why := tryFilesystem("erofs"); state != Yes {
 		return state, why
+	}
+	if !h.root {
+		return Unknown, asRoot(unix.EPERM)
+	}
+	if !mount.StacksDetached() {
+		return tryLoop("overlay stacks no detached mounts")
 	}
 	file, err := os.CreateTemp("", "berth-check-")
 	if err != nil {
@@ -98,18 +106,24 @@ func tryErofs() (State, string) {
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
-	fd, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
+	if err := file.Truncate(8 << 10); err != nil {
 		return Unknown, err.Error()
 	}
-	defer unix.Close(fd)
-	if err := errors.Join(file.Truncate(8<<10), unix.FsconfigSetString(fd, "source", file.Name())); err != nil {
-		return Unknown, err.Error()
-	}
-	if err := unix.FsconfigCreate(fd); errors.Is(err, unix.ENOTBLK) {
-		return No, "the kernel mounts no files as EROFS"
+	// No file system at all: a kernel that could mount a file says so.
+	if _, err := mount.Image(int(file.Fd())); errors.Is(err, unix.ENOTBLK) {
+		return tryLoop("the kernel mounts no files")
 	}
 	return Yes, ""
+}
+
+// tryLoop asks for a loop device, which loads the module.
+func tryLoop(why string) (State, string) {
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return No, why + ", and there are no loop devices: " + err.Error()
+	}
+	control.Close()
+	return Yes, "on loop devices: " + why
 }
 
 // tryOverlay sets up an overlay in the data directory. What works elsewhere may not work there.

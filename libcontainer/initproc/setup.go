@@ -21,6 +21,8 @@ const (
 	ForceCloseRange                   // /proc/self/fd in place of close_range(2) (5.11)
 	ForcePtsPath                      // opening /dev/pts/N in place of TIOCGPTPEER (4.13)
 	ForceBindNodes                    // bind mounts in place of mknod(2), as in user namespaces
+	ForceLoop                         // the launcher: images on loop devices in place of mounts of the files (6.12)
+	ForceStaged                       // the launcher: layers at paths in place of detached mounts (6.15)
 )
 
 // Setup is all that init needs to know. Descriptors travel beside the message and

@@ -23,7 +23,7 @@ type Mount struct {
 type Root struct {
 	Bind    string   `json:",omitempty"` // a directory on the host
 	Lower   []string `json:",omitempty"` // layers, topmost first; at most 127 before Linux 6.5
-	Images  bool     `json:",omitempty"` // each of Lower is a file with an EROFS image (Linux 6.15)
+	Images  bool     `json:",omitempty"` // each of Lower is a file with an EROFS image (Linux 5.4)
 	Upper   string   `json:",omitempty"` // where changes go; none: the overlay is read-only
 	Work    string   `json:",omitempty"` // an empty directory on the file system of Upper
 	Options []string `json:",omitempty"` // more overlay options: "userxattr", "volatile", "index=off"

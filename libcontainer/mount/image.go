@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,8 +12,45 @@ import (
 // Image mounts the open file fd, which holds an EROFS file system, without a loop
 // device (Linux 6.12). The mount is detached and stays so: it is a layer for
 // [ImageOverlay]. Each call makes a file system with a page cache of its own.
-func Image(fd int) (*Tree, error) {
-	return newFS("erofs", func(fs int) error { return configure(fs, "source", fdPath(fd)) }, ReadOnly|NoDev)
+func Image(fd int) (*Tree, error) { return newImage(fdPath(fd)) }
+
+// ImageOn mounts the EROFS file system on the block device at path. All mounts of
+// a device are of one file system, with one page cache.
+func ImageOn(path string) (*Tree, error) { return newImage(path) }
+
+func newImage(source string) (*Tree, error) {
+	return newFS("erofs", func(fs int) error {
+		// Of the file system and not only of the mount: else a device is opened for writing.
+		return errors.Join(configure(fs, "ro", ""), configure(fs, "source", source))
+	}, ReadOnly|NoDev)
+}
+
+// StacksDetached reports whether overlay takes layers that are part of no mount
+// namespace, by their descriptors (Linux 6.15). It finds out by making one.
+func StacksDetached() bool {
+	layer, err := newFS("tmpfs", func(int) error { return nil }, ReadOnly)
+	if err != nil {
+		return false
+	}
+	defer layer.Close()
+	tree, err := newFS("overlay", func(fs int) error {
+		for range 2 { // of one layer alone nothing is made
+			copied, err := CopyFD(layer.fd, false)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(copied)
+			if err := unix.FsconfigSetFd(fs, "lowerdir+", copied); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, ReadOnly)
+	if err != nil {
+		return false
+	}
+	tree.Close()
+	return true
 }
 
 // ImageOverlay makes the overlay r whose layers, topmost first, are the mounts
@@ -115,10 +153,7 @@ func (o *imageOverlay) make(r *Root) (*Tree, error) {
 				return err
 			}
 		}
-		// Each layer is a file system, and its inode numbers are told apart: without this
-		// option files of different layers would have different devices, and so would a file
-		// before and after it is written to.
-		for _, option := range append(slices.Clone(r.Options), "xino=on") {
+		for _, option := range imageOptions(r) {
 			key, value, _ := strings.Cut(option, "=")
 			if err := configure(fs, key, value); err != nil {
 				return err
@@ -128,13 +163,64 @@ func (o *imageOverlay) make(r *Root) (*Tree, error) {
 	}, r.Attr&^ReadOnly) // later: mountpoints are still to be made
 }
 
+// imageOptions are the options of an overlay of images. Each layer is a file system,
+// and its inode numbers are told apart: without xino files of different layers would
+// have different devices, and so would a file before and after it is written to.
+func imageOptions(r *Root) []string { return append(slices.Clone(r.Options), "xino=on") }
+
+// DeviceOverlay makes the overlay r whose layers, topmost first, are the EROFS file
+// systems on the block devices in place of r.Lower. It does what ImageOverlay does,
+// for kernels whose overlay takes layers only of the mount namespace it is made in:
+// they are mounted in the staging place of that, which must be the caller's own.
+// The result is detached.
+func (b *Builder) DeviceOverlay(r *Root, devices []string, userns int) (*Tree, error) {
+	if err := b.stage.prepare(); err != nil {
+		return nil, err
+	}
+	staged := Root{Upper: r.Upper, Work: r.Work, Options: imageOptions(r), Attr: r.Attr}
+	for i, device := range devices {
+		tree, err := ImageOn(device)
+		if err != nil {
+			return nil, err
+		}
+		if userns >= 0 {
+			err = IDMapFD(tree.fd, userns, false)
+		}
+		if err == nil && r.Upper == "" && len(devices) == 1 {
+			return readOnly(tree, r.Attr)
+		}
+		var place string
+		if err == nil {
+			place, err = b.attachStaged("l"+strconv.Itoa(i), tree)
+		}
+		tree.Close()
+		if err != nil {
+			return nil, err
+		}
+		staged.Lower = append(staged.Lower, place)
+	}
+	if r.Upper != "" && userns >= 0 {
+		if err := b.stageUpper(&staged, userns); err != nil {
+			return nil, err
+		}
+	}
+	tree, err := b.Overlay(&staged)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Detach()
+}
+
 // singleImage shows the only layer of a read-only root.
 func singleImage(fd int, attr Attr) (*Tree, error) {
 	copied, err := CopyFD(fd, false)
 	if err != nil {
 		return nil, err
 	}
-	tree := &Tree{fd: copied}
+	return readOnly(&Tree{fd: copied}, attr)
+}
+
+func readOnly(tree *Tree, attr Attr) (*Tree, error) {
 	if err := tree.SetAttr(attr|ReadOnly, false); err != nil {
 		tree.Close()
 		return nil, err

@@ -18,7 +18,7 @@ func (b *Builder) MappedOverlay(r *Root, userns int) (*Tree, error) {
 	if err := b.stage.prepare(); err != nil {
 		return nil, err
 	}
-	staged := Root{Options: r.Options, Attr: r.Attr}
+	staged := Root{Upper: r.Upper, Work: r.Work, Options: r.Options, Attr: r.Attr}
 	for i, dir := range r.Lower {
 		place, err := b.stageMapped("l"+strconv.Itoa(i), dir, userns)
 		if err != nil {
@@ -30,19 +30,28 @@ func (b *Builder) MappedOverlay(r *Root, userns int) (*Tree, error) {
 		return mappedDir(r.Lower[0], userns, r.Attr|ReadOnly)
 	}
 	if r.Upper != "" {
-		base := commonDir([]string{r.Upper, r.Work})
-		place, err := b.stageMapped("u", base, userns)
-		if err != nil {
+		if err := b.stageUpper(&staged, userns); err != nil {
 			return nil, err
 		}
-		staged.Upper = place + strings.TrimPrefix(r.Upper, strings.TrimSuffix(base, "/"))
-		staged.Work = place + strings.TrimPrefix(r.Work, strings.TrimSuffix(base, "/"))
 	}
 	tree, err := b.Overlay(&staged)
 	if err != nil {
 		return nil, err
 	}
 	return tree.Detach()
+}
+
+// stageUpper puts a mapped copy of the directory that upper and work directory have
+// in common in the place of both.
+func (b *Builder) stageUpper(r *Root, userns int) error {
+	base := commonDir([]string{r.Upper, r.Work})
+	place, err := b.stageMapped("u", base, userns)
+	if err != nil {
+		return err
+	}
+	r.Upper = place + strings.TrimPrefix(r.Upper, strings.TrimSuffix(base, "/"))
+	r.Work = place + strings.TrimPrefix(r.Work, strings.TrimSuffix(base, "/"))
+	return nil
 }
 
 // stageMapped attaches a mapped copy of dir in the staging place.
@@ -52,6 +61,11 @@ func (b *Builder) stageMapped(name, dir string, userns int) (string, error) {
 		return "", err
 	}
 	defer tree.Close()
+	return b.attachStaged(name, tree)
+}
+
+// attachStaged attaches a mount in the staging place and gives its path.
+func (b *Builder) attachStaged(name string, tree *Tree) (string, error) {
 	if err := unix.Mkdirat(b.stage.dir, name, 0o700); err != nil {
 		return "", err
 	}

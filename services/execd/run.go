@@ -46,7 +46,7 @@ func serve(ctx context.Context, env *daemon.Env, p programs) error {
 	namespaces := netns.NewServer(netns.Defaults, allowNetd())
 	life, err := lifecycle.Open(ctx, lifecycle.Config{
 		Log: env.Log, StateDir: env.StateDir, RunDir: env.RunDir, Records: store, Builder: builder, Events: ring,
-		Netns: namespaces, Monitor: p.monitor, Init: p.init,
+		Netns: namespaces, Monitor: p.monitor, Init: p.init, Layers: filepath.Join(env.Config.Root, "imaged"),
 	})
 	if err != nil {
 		return err

@@ -34,7 +34,11 @@ var kinds = []kind{
 		return overlay.New(dir, form, can)
 	}},
 	{"erofs", "le", probeEROFS, func(dir string, can *trash.Can) (graph.Driver, error) {
-		return overlay.NewEROFS(dir, unpack.OverlayUser, can)
+		form, blockSize, err := formEROFS(filepath.Dir(dir))
+		if err != nil {
+			return nil, err
+		}
+		return overlay.NewEROFS(dir, form, blockSize, can)
 	}},
 	{"copy", "lc", func(string) error { return nil }, func(dir string, can *trash.Can) (graph.Driver, error) {
 		return plaincopy.New(dir, can)
@@ -47,14 +51,19 @@ func probeOverlay(dir string) error {
 }
 
 func probeEROFS(dir string) error {
-	form, err := overlay.Probe(dir) // for the writable layers
-	if err == nil && form != unpack.OverlayUser {
-		err = fmt.Errorf("%s cannot store attributes user.overlay.…", dir)
-	}
+	_, _, err := formEROFS(dir)
+	return err
+}
+
+// formEROFS is how images are made for this host. Writable layers beside them must
+// be able to hide what is in them.
+func formEROFS(dir string) (unpack.Whiteouts, int, error) {
+	form, err := overlay.Probe(dir)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	return overlay.ProbeEROFS()
+	blockSize, err := overlay.ProbeEROFS()
+	return form, blockSize, err
 }
 
 // openDriver opens the graph driver called name for the store in dir. With "auto"

@@ -197,6 +197,47 @@ test_stop() {
 	same "no unit failed" "$(systemctl --failed --no-legend --plain | grep berth)" ""
 }
 
+loops() { grep -ls /var/lib/berth/imaged/le/ /sys/block/loop*/loop/backing_file; }
+no_loops() { [ -z "$(loops)" ]; }
+
+# Layers as EROFS images, on a kernel that mounts them on loop devices only. test_stop has left no container.
+test_erofs() {
+	local out
+	expect "remove all images" berth image prune -a -f
+	expect "remove all volumes" berth volume prune -a -f
+	mkdir -p /etc/berth && printf '[imaged]\ndriver = "erofs"\n' >/etc/berth/berth.toml
+	need "imaged starts with driver erofs" systemctl restart berth-imaged.service || return 1
+	need "all serve" within 60 serves || return 1
+	contains "berth info names the driver" "$(berth info)" erofs
+	berth check --format '{{.Feature}}|{{.Have}} {{.Detail}}' | grep '^erofs'
+	tar -C /tmp/fs --owner=0 --group=0 -cf /tmp/fs.tar .
+	need "import an image" berth import -c 'CMD ["/bin/httpd","-f","-p","80","-h","/www"]' /tmp/fs.tar web:e || return 1
+	need "run from it" within 60 berth run --rm web:e true || return 1
+	same "its files" "$(berth run --rm web:e sh -c 'cat /www/index.html; stat -c %a:%u:%g /etc/passwd')" "hello from a container
+644:0:0"
+	same "one loop device for one layer" "$(loops | wc -l)" 1
+	need "run a web server" berth run -d --name web -p 8080:80 web:e || return 1
+	web=$(berth inspect -f '{{.State.Pid}}' web)
+	expect "its published port answers" within 20 answers
+	expect "write to it" berth exec web sh -c 'echo more >>/www/index.html; rm /etc/passwd; mkdir /new'
+	contains "what it changed" "$(berth diff web)" "D /etc/passwd"
+	expect "commit it" berth commit web web:e2
+	same "two layers are stacked" "$(berth run --rm web:e2 sh -c 'tail -n 1 /www/index.html; ls -d /new /etc/passwd 2>&1 | head -n 1')" "more
+ls: /etc/passwd: No such file or directory"
+	same "no layer is on two loop devices" "$(loops | wc -l)" 2
+	expect "owners mapped" berth run --rm --userns private web:e2 sh -c 'test "$(stat -c %u /www/index.html)" = 0 && echo x >>/www/index.html'
+	kill -9 "$(pgrep -o berth-monitor)"
+	still_there "kill -9 of the monitor"
+	same "run after that" "$(within 20 berth run --rm web:e2 true; echo $?)" 0
+	expect "remove the container" berth rm -f web
+	expect "remove the images" berth rmi web:e web:e2
+	expect "no loop device stays" within 20 no_loops
+	loops
+	rm /etc/berth/berth.toml
+	expect "back to the default driver" systemctl restart berth-imaged.service
+	expect "all serve" within 30 serves
+}
+
 test_check() {
 	local found feature
 	found() { sed -n "s/^$1|//p" <<<"$found"; }
@@ -229,7 +270,7 @@ echo "      kernel $(uname -r), $(systemctl --version | head -n 1), cgroup $cgro
 for part in $parts; do
 	case $part in
 	engine)
-		for t in install activation identities run registry limits restarts stop check; do
+		for t in install activation identities run registry limits restarts stop erofs check; do
 			echo "--    $t"
 			test_$t || { fail "$t: what follows depends on it"; break; }
 		done

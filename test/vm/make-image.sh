@@ -17,6 +17,7 @@ packages=(
 	systemd systemd-sysv udev dbus kmod
 	apparmor nftables iproute2 procps curl
 	busybox-static docker-registry # an image to import, a registry to pull from
+	erofs-utils                    # other images than the engine's own
 )
 began=$SECONDS
 work=$(mktemp -d "$cache/new.XXXXXX")

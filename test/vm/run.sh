@@ -31,7 +31,7 @@ fi
 # Tests of the packages that meet the kernel, each with its testdata.
 if [[ " ${parts[*]} " == *" packages "* ]]; then
 	go build -ldflags '-s -w' -o "$job/berth-init" ./libcontainer/cmd/berth-init
-	for package in libcontainer libcontainer/cgroup libcontainer/cgroup/devices libcontainer/feature libcontainer/netns; do
+	for package in libcontainer libcontainer/cgroup libcontainer/cgroup/devices libcontainer/feature libcontainer/loop libcontainer/netns; do
 		mkdir -p "$job/packages/$package"
 		go test -c -ldflags '-s -w' -o "$job/packages/$package/test" "./$package"
 		[ ! -d "$package/testdata" ] || cp -r "$package/testdata" "$job/packages/$package/"

@@ -49,6 +49,8 @@ type Config struct {
 	Netns    *netns.Server
 	// Monitor is the path of the monitor, Init that of berth-init.
 	Monitor, Init string
+	// Layers is the folder below which imaged keeps images that the monitor mounts.
+	Layers string
 }
 
 // Manager is the life of all containers. Its methods may be called from any
@@ -141,7 +143,7 @@ func (m *Manager) monitorArgs() []string {
 	d := m.Builder.Defaults
 	standard, _ := launch.Resources(nil, d.PidsLimit) // cannot fail: it asks for nothing
 	return []string{
-		"--dir", m.RunDir, "--init", m.Init, "--parent", m.Builder.Parent,
+		"--dir", m.RunDir, "--init", m.Init, "--parent", m.Builder.Parent, "--layers", m.Layers,
 		"--pool", strconv.Itoa(d.PoolSize), "--pids", strconv.FormatInt(standard.Pids, 10),
 	}
 }

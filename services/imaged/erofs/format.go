@@ -12,13 +12,15 @@
 //	…       directories, and the long targets of symbolic links
 //	…       inodes, with extended attributes and short link targets, by nid
 //
-// Blocks have 512 bytes, the least that the kernel allows (Linux 6.4): most files
-// of a system are small, and with pages for blocks a third of an image would be
-// padding. Holes are no matter of this format but of the file it is in, which
+// Blocks have 512 bytes, the least that there is, where the kernel takes them
+// (Linux 6.4): most files of a system are small, and with pages for blocks a third
+// of an image is padding. Older kernels want blocks of a page. What else is used of
+// the format is in every kernel that has it (5.4): inodes of 64 bytes, data that is
+// contiguous or, of short links, inline, and attributes with the prefixes of old. Holes are no matter of this format but of the file it is in, which
 // has holes where a file's content is zeros for long: the data of a sparse file
 // takes no room on the disk, and its readers need no map of it.
 //
-// The kernel mounts such a file without a loop device (Linux 6.12). Not for:
+// The kernel mounts such a file without a loop device (Linux 6.12), or on one. Not for:
 // images that others made; a [Reader] knows the layout above and refuses the
 // rest. The format is described in the kernel's Documentation/filesystems/erofs.rst
 // and fs/erofs/erofs_fs.h.
@@ -29,13 +31,24 @@ import (
 	"hash/crc32"
 )
 
+// MinBlock and MaxBlock are the sizes of blocks, powers of two, that images here have.
 const (
-	blockBits = 9
-	blockSize = 1 << blockBits
+	MinBlock = 512
+	MaxBlock = 64 << 10
+)
 
+// blocks is a size of blocks, as the number of its bits.
+type blocks byte
+
+func (b blocks) size() int64 { return 1 << b }
+
+// of is how many blocks n bytes take.
+func (b blocks) of(n int64) int64 { return (n + b.size() - 1) >> b }
+
+const (
 	superOffset = 1024
 	superMagic  = 0xE0F5E1E2
-	dataOffset  = 4096
+	dataOffset  = 4096 // or the second block
 
 	featureChecksum = 0x1 // EROFS_FEATURE_COMPAT_SB_CHKSUM
 	featureMtime    = 0x2 // EROFS_FEATURE_COMPAT_MTIME
@@ -67,6 +80,7 @@ func fileType(mode uint32) byte { return fileTypes[mode>>12&0xF] }
 
 // super is the part of the super block that differs between images.
 type super struct {
+	bits   blocks
 	blocks uint32
 	meta   uint32 // block where nids begin
 	root   uint16 // nid
@@ -74,13 +88,22 @@ type super struct {
 	uuid   [16]byte
 }
 
-// encode gives the block that has the super block in it.
+// superSize is how much belongs to the super block of an image with such blocks,
+// from superOffset on: the rest of its block.
+func superSize(b blocks) int64 {
+	if b.size() > superOffset {
+		return b.size() - superOffset
+	}
+	return b.size()
+}
+
+// encode gives what begins at superOffset.
 func (s *super) encode() []byte {
-	b := make([]byte, blockSize)
+	b := make([]byte, superSize(s.bits))
 	le := binary.LittleEndian
 	le.PutUint32(b[0:], superMagic)
 	le.PutUint32(b[8:], featureChecksum|featureMtime)
-	b[12] = blockBits
+	b[12] = byte(s.bits)
 	le.PutUint16(b[14:], s.root)
 	le.PutUint64(b[16:], s.inodes)
 	le.PutUint32(b[36:], s.blocks)
@@ -90,14 +113,11 @@ func (s *super) encode() []byte {
 	return b
 }
 
-// checksum is the CRC-32C of the block, with none of the final inversion that is
+// checksum is the CRC-32C of what encode gives, with none of the final inversion that is
 // usual elsewhere.
 func checksum(block []byte) uint32 {
 	return ^crc32.Checksum(block, crc32.MakeTable(crc32.Castagnoli))
 }
-
-// blocksOf is how many blocks n bytes take.
-func blocksOf(n int64) int64 { return (n + blockSize - 1) / blockSize }
 
 // roundUp is the next multiple of to, a power of two.
 func roundUp(n, to int64) int64 { return (n + to - 1) &^ (to - 1) }

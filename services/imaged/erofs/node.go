@@ -118,4 +118,6 @@ func splitXattr(name string) (index byte, rest string, err error) {
 }
 
 // inline reports whether the target of a symbolic link goes into its inode's block.
-func (n *Node) inline() bool { return n.Target != "" && len(n.Target) <= blockSize-inodeSize }
+func (n *Node) inline(b blocks) bool {
+	return n.Target != "" && int64(len(n.Target)) <= b.size()-inodeSize
+}

@@ -46,7 +46,7 @@ type Dirent struct {
 
 // NewReader opens an image of size bytes that a Writer has made.
 func NewReader(r io.ReaderAt, size int64) (*Reader, error) {
-	block := make([]byte, blockSize)
+	block := make([]byte, 128)
 	if _, err := r.ReadAt(block, superOffset); err != nil {
 		return nil, damaged("super block", err)
 	}
@@ -54,20 +54,25 @@ func NewReader(r io.ReaderAt, size int64) (*Reader, error) {
 	if le.Uint32(block) != superMagic {
 		return nil, fmt.Errorf("%w: it does not begin like one", ErrDamaged)
 	}
+	b := blocks(block[12])
+	if b > 16 || b.size() < MinBlock || b.size() > MaxBlock || le.Uint32(block[80:]) != 0 {
+		return nil, fmt.Errorf("%w: it has features that this engine does not use", ErrDamaged)
+	}
+	block = make([]byte, superSize(b))
+	if _, err := r.ReadAt(block, superOffset); err != nil {
+		return nil, damaged("super block", err)
+	}
 	sum := le.Uint32(block[4:])
 	le.PutUint32(block[4:], 0)
 	if sum != checksum(block) {
 		return nil, fmt.Errorf("%w: checksum of the super block", ErrDamaged)
 	}
-	if block[12] != blockBits || le.Uint32(block[80:]) != 0 {
-		return nil, fmt.Errorf("%w: it has features that this engine does not use", ErrDamaged)
-	}
-	s := super{root: le.Uint16(block[14:]), blocks: le.Uint32(block[36:]), meta: le.Uint32(block[40:]), inodes: le.Uint64(block[16:])}
+	s := super{bits: b, root: le.Uint16(block[14:]), blocks: le.Uint32(block[36:]), meta: le.Uint32(block[40:]), inodes: le.Uint64(block[16:])}
 	copy(s.uuid[:], block[48:])
-	if int64(s.blocks)<<blockBits > size || s.meta > s.blocks {
+	if int64(s.blocks)<<b > size || s.meta > s.blocks {
 		return nil, fmt.Errorf("%w: it is too short", ErrDamaged)
 	}
-	return &Reader{r: r, size: int64(s.blocks) << blockBits, super: s, inodes: int64(s.meta) << blockBits}, nil
+	return &Reader{r: r, size: int64(s.blocks) << b, super: s, inodes: int64(s.meta) << b}, nil
 }
 
 func damaged(what string, err error) error {
@@ -132,7 +137,7 @@ func (r *Reader) Inode(nid uint64) (Inode, error) {
 
 // Content is what the regular file n contains.
 func (r *Reader) Content(n Inode) io.Reader {
-	off := int64(n.block) << blockBits
+	off := int64(n.block) << r.super.bits
 	if n.inline || n.Size > r.size-off {
 		return failing{damaged("content outside of the image", nil)}
 	}
@@ -145,7 +150,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // Target is where the symbolic link n leads.
 func (r *Reader) Target(n Inode) (string, error) {
-	off := int64(n.block) << blockBits
+	off := int64(n.block) << r.super.bits
 	if n.inline {
 		off = r.offset(n.Nid) + inodeSize + n.xattrs
 	}
@@ -189,13 +194,14 @@ func (r *Reader) eachBlock(n Inode, f func(b []byte) (more bool, err error)) err
 	if n.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return unix.ENOTDIR
 	}
+	blockSize := r.super.bits.size()
 	if n.inline || n.Size%blockSize != 0 {
 		return damaged("directory", nil)
 	}
 	// Many blocks at once: a directory of thousands is common.
-	const atOnce = 64 * blockSize
+	atOnce := max(64*MinBlock, blockSize)
 	for at := int64(0); at < n.Size; at += atOnce {
-		b, err := r.read("directory", int64(n.block)<<blockBits+at, min(atOnce, n.Size-at))
+		b, err := r.read("directory", int64(n.block)<<r.super.bits+at, min(atOnce, n.Size-at))
 		if err != nil {
 			return err
 		}

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
+	"math/bits"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -25,14 +27,19 @@ var ErrTooLarge = errors.New("too large for an EROFS image")
 // Writer writes an image into a file. It is for one goroutine.
 type Writer struct {
 	file *os.File
+	bits blocks
 	buf  []byte // not yet written, from off on; never full
 	off  int64
 	sum  hash.Hash // of directories and inodes; nil before
 }
 
-// NewWriter begins an image in the empty file f.
-func NewWriter(f *os.File) *Writer {
-	return &Writer{file: f, buf: make([]byte, 0, bufferSize), off: dataOffset}
+// NewWriter begins an image in the empty file f, with blocks of blockSize bytes.
+func NewWriter(f *os.File, blockSize int) (*Writer, error) {
+	if blockSize < MinBlock || blockSize > MaxBlock || blockSize&(blockSize-1) != 0 {
+		return nil, fmt.Errorf("an EROFS image cannot have blocks of %d bytes", blockSize)
+	}
+	b := blocks(bits.TrailingZeros(uint(blockSize)))
+	return &Writer{file: f, bits: b, buf: make([]byte, 0, bufferSize), off: max(dataOffset, b.size())}, nil
 }
 
 var zeros [holeSize]byte
@@ -45,8 +52,8 @@ func (w *Writer) Content(r io.Reader, size int64) (Extent, error) {
 	if size == 0 {
 		return Extent{}, nil
 	}
-	start := w.pos() >> blockBits
-	if start+blocksOf(size) >= 1<<32-1 {
+	start := w.pos() >> w.bits
+	if start+w.bits.of(size) >= 1<<32-1 {
 		return Extent{}, ErrTooLarge
 	}
 	for left := size; left > 0; {
@@ -104,8 +111,8 @@ func (w *Writer) write(p []byte) error {
 
 // pad fills the block.
 func (w *Writer) pad() error {
-	if rest := w.pos() & (blockSize - 1); rest != 0 {
-		return w.write(zeros[:blockSize-rest])
+	if rest := w.pos() & (w.bits.size() - 1); rest != 0 {
+		return w.write(zeros[:w.bits.size()-rest])
 	}
 	return nil
 }
@@ -124,7 +131,7 @@ func (w *Writer) flush() error {
 func (w *Writer) Finish(root *Node) error {
 	w.sum = sha256.New()
 	all := collect(root)
-	if err := number(all); err != nil {
+	if err := number(all, w.bits); err != nil {
 		return err
 	}
 	for _, n := range all {
@@ -132,17 +139,17 @@ func (w *Writer) Finish(root *Node) error {
 			return err
 		}
 	}
-	s := super{meta: uint32(w.pos() >> blockBits), root: uint16(root.nid), inodes: uint64(len(all))}
+	s := super{bits: w.bits, meta: uint32(w.pos() >> w.bits), root: uint16(root.nid), inodes: uint64(len(all))}
 	if err := w.inodes(all); err != nil {
 		return err
 	}
 	if err := errors.Join(w.pad(), w.flush()); err != nil {
 		return err
 	}
-	if w.off>>blockBits >= 1<<32-1 {
+	if w.off>>w.bits >= 1<<32-1 {
 		return ErrTooLarge
 	}
-	s.blocks = uint32(w.off >> blockBits)
+	s.blocks = uint32(w.off >> w.bits)
 	copy(s.uuid[:], w.sum.Sum(nil))
 	_, err := w.file.WriteAt(s.encode(), superOffset)
 	return err
@@ -174,7 +181,8 @@ func collect(root *Node) []*Node {
 }
 
 // number gives each node its place among the inodes.
-func number(all []*Node) error {
+func number(all []*Node, b blocks) error {
+	blockSize := b.size()
 	at := int64(firstNid * slotSize)
 	for _, n := range all {
 		xattrs, err := n.xattrsSize()
@@ -185,7 +193,7 @@ func number(all []*Node) error {
 		if at/blockSize != (at+inodeSize-1)/blockSize { // an inode is in one block
 			at = roundUp(at, blockSize)
 		}
-		if n.inline() {
+		if n.inline(b) {
 			// So is what is inline, and nothing else is behind a link's inode.
 			size += int64(len(n.Target))
 			if at/blockSize != (at+size-1)/blockSize {
@@ -202,7 +210,7 @@ func number(all []*Node) error {
 func (w *Writer) body(n *Node) error {
 	switch {
 	case n.sorted != nil:
-		n.Content.block = uint32(w.pos() >> blockBits)
+		n.Content.block = uint32(w.pos() >> w.bits)
 		start := w.pos()
 		if err := w.directory(n.sorted); err != nil {
 			return err
@@ -210,10 +218,10 @@ func (w *Writer) body(n *Node) error {
 		n.Content.Size = w.pos() - start
 	case n.Target != "":
 		n.Content.Size = int64(len(n.Target))
-		if n.inline() {
+		if n.inline(w.bits) {
 			return nil
 		}
-		n.Content.block = uint32(w.pos() >> blockBits)
+		n.Content.block = uint32(w.pos() >> w.bits)
 		if err := w.write([]byte(n.Target)); err != nil {
 			return err
 		}
@@ -224,15 +232,16 @@ func (w *Writer) body(n *Node) error {
 // directory writes entries in blocks of their own: in each, a table of fixed
 // records comes first and then the names.
 func (w *Writer) directory(entries []child) error {
+	block := make([]byte, w.bits.size())
 	for len(entries) > 0 {
-		count, room := 0, blockSize
+		count, room := 0, len(block)
 		for _, e := range entries {
 			if room -= direntSize + len(e.name); room < 0 {
 				break
 			}
 			count++
 		}
-		var block [blockSize]byte
+		clear(block)
 		name := count * direntSize
 		for i, e := range entries[:count] {
 			record := block[i*direntSize:]
@@ -241,7 +250,7 @@ func (w *Writer) directory(entries []child) error {
 			record[10] = fileType(e.node.Mode)
 			name += copy(block[name:], e.name)
 		}
-		if err := w.write(block[:]); err != nil {
+		if err := w.write(block); err != nil {
 			return err
 		}
 		entries = entries[count:]
@@ -258,7 +267,7 @@ func (w *Writer) inodes(all []*Node) error {
 				return err
 			}
 		}
-		if err := w.write(n.encode(buf)); err != nil {
+		if err := w.write(n.encode(buf, w.bits)); err != nil {
 			return err
 		}
 	}
@@ -267,7 +276,7 @@ func (w *Writer) inodes(all []*Node) error {
 
 // encode gives the inode, extended attributes and inline target, in buf if it
 // is large enough.
-func (n *Node) encode(buf []byte) []byte {
+func (n *Node) encode(buf []byte, bits blocks) []byte {
 	b := append(buf, make([]byte, inodeSize)...)
 	le := binary.LittleEndian
 	format, pointer := uint16(formatPlain), n.Content.block
@@ -275,7 +284,7 @@ func (n *Node) encode(buf []byte) []byte {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		pointer = kernelDev(unix.Major(n.Dev), unix.Minor(n.Dev))
 	case unix.S_IFLNK:
-		if n.inline() {
+		if n.inline(bits) {
 			format = formatInline
 		}
 	}

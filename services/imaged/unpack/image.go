@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -36,8 +37,8 @@ type image struct {
 	memory int64
 }
 
-func newImage(dir *os.File, w Whiteouts) (*image, error) {
-	if w.OpaqueXattr() == "" {
+func newImage(dir *os.File, o Options) (*image, error) {
+	if o.Whiteouts.OpaqueXattr() == "" {
 		return nil, errors.New("an image needs whiteouts in overlayfs's form")
 	}
 	fd, err := openat(int(dir.Fd()), ImageFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
@@ -45,7 +46,12 @@ func newImage(dir *os.File, w Whiteouts) (*image, error) {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), ImageFile)
-	m := &image{dest: f, out: erofs.NewWriter(f), xattr: w.OpaqueXattr(), root: erofs.NewDir(0o755)}
+	out, err := erofs.NewWriter(f, cmp.Or(o.BlockSize, erofs.MinBlock))
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	m := &image{dest: f, out: out, xattr: o.Whiteouts.OpaqueXattr(), root: erofs.NewDir(0o755)}
 	m.stack = []*erofs.Node{m.root}
 	return m, nil
 }

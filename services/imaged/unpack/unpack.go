@@ -66,6 +66,9 @@ type Options struct {
 	// file system, instead of the tree itself. Whiteouts must be one of
 	// overlayfs's forms.
 	Image bool
+	// BlockSize is that of the image in bytes; 0: the least. Kernels before 6.4 mount
+	// images with blocks of a page only.
+	BlockSize int
 }
 
 // Result tells what an archive held.
@@ -127,7 +130,7 @@ func Extract(ctx context.Context, dir *os.File, r io.Reader, o Options) (Result,
 
 func newMaker(dir *os.File, o Options) (maker, error) {
 	if o.Image {
-		return newImage(dir, o.Whiteouts)
+		return newImage(dir, o)
 	}
 	return newDisk(dir, o.Whiteouts)
 }

@@ -413,7 +413,7 @@ type MountRecipe struct {
 	Source string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// overlay: whiteouts and opaque marks are in user.overlay.* (mount option userxattr, kernel 5.11).
 	Userxattr bool `protobuf:"varint,6,opt,name=userxattr,proto3" json:"userxattr,omitempty"`
-	// overlay: each of lower is a file that holds an EROFS file system, to be mounted (kernel 6.15).
+	// overlay: each of lower is a file that holds an EROFS file system, to be mounted (kernel 5.4).
 	Images        bool `protobuf:"varint,7,opt,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

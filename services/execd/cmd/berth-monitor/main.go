@@ -20,6 +20,7 @@ import (
 	"berth/internal/processors"
 	"berth/internal/rest"
 	"berth/internal/version"
+	"berth/libcontainer/loop"
 	"berth/services/execd/monitor"
 	"berth/services/execd/monitor/starter"
 )
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&ready.Parent, "parent", "", "cgroup that containers live under")
 	flag.IntVar(&ready.Size, "pool", 0, "number of inits to keep ready")
 	flag.Int64Var(&ready.Pids, "pids", 0, "their limit of processes")
+	layers := flag.String("layers", "", "folder below which layers' images are; loop devices left of them are freed")
 	list := flag.Bool("list-fault-points", false, "list the points "+faultpoint.Env+" can name, and exit")
 	flag.Parse()
 	if *list {
@@ -43,13 +45,13 @@ func main() {
 		}
 		return
 	}
-	if err := run(*dir, *initPath, ready); err != nil {
+	if err := run(*dir, *initPath, *layers, ready); err != nil {
 		fmt.Fprintln(os.Stderr, "berth-monitor: error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, initPath string, ready starter.Ready) error {
+func run(dir, initPath, layers string, ready starter.Ready) error {
 	lg := log.New(os.Stderr, "berth-monitor: ", log.LstdFlags|log.Lmicroseconds|log.LUTC)
 	syscall.Umask(0o077)
 	// It ends by itself, or by SIGKILL. SIGPIPE: nobody reads the log.
@@ -73,6 +75,7 @@ func run(dir, initPath string, ready starter.Ready) error {
 	if err != nil {
 		return err
 	}
+	freeLoops(layers, lg)
 	growTable()
 	s, err := starter.New(initPath)
 	if err != nil {
@@ -90,6 +93,20 @@ func run(dir, initPath string, ready starter.Ready) error {
 		l.Close()
 	}()
 	return m.Serve(l)
+}
+
+// freeLoops frees the loop devices that a predecessor was attaching when it ended.
+func freeLoops(layers string, lg *log.Logger) {
+	if layers == "" {
+		return
+	}
+	freed, err := loop.Release(layers)
+	if len(freed) > 0 {
+		lg.Printf("freed loop devices left behind: %v", freed)
+	}
+	if err != nil {
+		lg.Printf("free loop devices left behind: %v", err)
+	}
 }
 
 // takeLock makes sure that there is one monitor for a folder. A predecessor

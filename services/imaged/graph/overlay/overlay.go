@@ -5,6 +5,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"strings"
 
 	"berth/internal/fault"
+	"berth/services/imaged/erofs"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/merge"
 	"berth/services/imaged/trash"
@@ -47,11 +49,11 @@ func New(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
 	return open(dir, unpack.Options{Whiteouts: form}, can)
 }
 
-// NewEROFS opens layers in dir that are EROFS images. They can have any form of
-// whiteouts that the host's overlayfs reads, whatever the file system of dir
-// can store.
-func NewEROFS(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
-	return open(dir, unpack.Options{Whiteouts: form, Image: true}, can)
+// NewEROFS opens layers in dir that are EROFS images, new ones with blocks of
+// blockSize bytes. They can have any form of whiteouts that the host's overlayfs
+// reads, whatever the file system of dir can store.
+func NewEROFS(dir string, form unpack.Whiteouts, blockSize int, can *trash.Can) (*Driver, error) {
+	return open(dir, unpack.Options{Whiteouts: form, Image: true, BlockSize: blockSize}, can)
 }
 
 func open(dir string, form unpack.Options, can *trash.Can) (*Driver, error) {
@@ -185,17 +187,36 @@ func Probe(dir string) (unpack.Whiteouts, error) {
 	return 0, errors.Join(tried...)
 }
 
-// ProbeEROFS tells whether the kernel can stack images: it must mount a file
-// without a loop device (Linux 6.12) and take mounts that no path leads to as
-// layers (6.15). The error says what is missing.
-func ProbeEROFS() error {
-	if major, minor := kernelVersion(); major < 6 || major == 6 && minor < 15 {
-		return fmt.Errorf("EROFS layers need Linux 6.15, this is %d.%d", major, minor)
+// ProbeEROFS tells whether the kernel can stack images, and with which size of blocks
+// new ones are to be made. The error says what is missing.
+//
+// Whether images are mounted as files or on loop devices is found out by whoever
+// mounts them. Linux before 6.12 cannot do the first and needs the second, and all
+// before 6.15, as their overlayfs stacks no mounts that no path leads to.
+func ProbeEROFS() (blockSize int, err error) {
+	major, minor := kernelVersion()
+	since := func(m, n int) bool { return major > m || major == m && minor >= n }
+	if !since(5, 4) || !kernelHas("erofs", "") {
+		return 0, errors.New("the kernel has no EROFS (Linux 5.4; modprobe erofs)")
 	}
-	if !kernelHas("erofs", "") {
-		return errors.New("the kernel has no EROFS")
+	if !since(6, 15) && !hasLoop() {
+		return 0, errors.New("the kernel has no loop devices, which EROFS layers need before Linux 6.15 (modprobe loop)")
 	}
-	return nil
+	if !since(6, 4) {
+		return os.Getpagesize(), nil
+	}
+	return erofs.MinBlock, nil
+}
+
+// hasLoop also says yes when the module is not loaded: the first use of
+// /dev/loop-control loads it.
+func hasLoop() bool {
+	for _, path := range []string{"/sys/class/misc/loop-control", "/dev/loop-control"} {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return hasModule("drivers/block/loop")
 }
 
 // formsOf are the forms that overlayfs of a kernel reads, best first.
@@ -222,14 +243,21 @@ func kernelHas(fs, kind string) bool {
 	if err != nil || slices.Contains(strings.Split(string(b), "\n"), kind+"\t"+fs) {
 		return true
 	}
+	dir := map[string]string{"overlay": "overlayfs"}[fs]
+	return hasModule("fs/" + cmp.Or(dir, fs))
+}
+
+// hasModule reports whether there are modules of this kernel whose path begins with
+// prefix; yes if that cannot be told.
+func hasModule(prefix string) bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return true
 	}
-	dir := map[string]string{"overlay": "overlayfs"}[fs]
-	if dir == "" {
-		dir = fs
+	path := "/lib/modules/" + unix.ByteSliceToString(u.Release[:]) + "/kernel/" + prefix
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
 	}
-	_, err = os.Stat("/lib/modules/" + unix.ByteSliceToString(u.Release[:]) + "/kernel/fs/" + dir)
-	return err == nil
+	found, err := filepath.Glob(path + "*")
+	return err != nil || len(found) > 0
 }

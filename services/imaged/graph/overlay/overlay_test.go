@@ -1,8 +1,11 @@
 package overlay_test
 
 import (
+	"os"
 	"testing"
 
+	"berth/libcontainer/mount"
+	"berth/services/imaged/erofs"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/graphtest"
 	"berth/services/imaged/graph/overlay"
@@ -19,12 +22,19 @@ func TestConformance(t *testing.T) {
 }
 
 func TestConformanceEROFS(t *testing.T) {
-	if err := overlay.ProbeEROFS(); err != nil {
+	if _, err := overlay.ProbeEROFS(); err != nil {
 		t.Skipf("SKIPPED: %v", err)
 	}
-	graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) {
-		return overlay.NewEROFS(dir, unpack.OverlayUser, can)
-	})
+	if !mount.StacksDetached() {
+		t.Skip("SKIPPED: this suite stacks detached mounts, which needs Linux 6.15")
+	}
+	for name, blockSize := range map[string]int{"least blocks": erofs.MinBlock, "pages": os.Getpagesize()} {
+		t.Run(name, func(t *testing.T) {
+			graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) {
+				return overlay.NewEROFS(dir, unpack.OverlayUser, blockSize, can)
+			})
+		})
+	}
 }
 
 // The form for kernels before 5.11, which newer ones still read.
