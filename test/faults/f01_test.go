@@ -83,11 +83,19 @@ const recovery = 2 * time.Second
 
 // TestF01KillAtEachFaultPoint kills each program at each place it declares, while a user's command is under way there.
 func TestF01KillAtEachFaultPoint(t *testing.T) {
+	type table struct{ program, driver string }
+	var tables []table
 	for _, program := range harness.Programs {
-		t.Run(program, func(t *testing.T) {
+		tables = append(tables, table{program, "overlay"})
+	}
+	// Those that have to do with layers, with the other kind of them.
+	tables = append(tables, table{"imaged", "erofs"}, table{"berth-monitor", "erofs"})
+	for _, row := range tables {
+		program := row.program
+		t.Run(program+"/"+row.driver, func(t *testing.T) {
 			t.Parallel()
 			harness.Isolate(t)
-			k := &killer{program: program, world: newWorld(t, harness.NewWith(t, harness.Options{Bin: harness.FaultBin(t)}))}
+			k := &killer{program: program, world: newWorld(t, harness.NewWith(t, harness.Options{Bin: harness.FaultBin(t), Driver: row.driver}))}
 			for _, point := range harness.FaultPoints(t, program) {
 				if isElsewhere(program, point) {
 					continue

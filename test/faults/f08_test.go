@@ -29,7 +29,9 @@ const clock = "15:04:05.000000"
 // TestF08PowerCut cuts the power at random moments of pulls, imports, runs and removals. After each cut the engine
 // starts without help; every listed image is whole, down to the bytes its containers see; and what a user was told is
 // done is done.
-func TestF08PowerCut(t *testing.T) {
+func TestF08PowerCut(t *testing.T) { everyDriver(t, powerCuts) }
+
+func powerCuts(t *testing.T, driver string) {
 	cuts := shortCuts
 	if text := os.Getenv("BERTH_POWER_CUTS"); text != "" {
 		var err error
@@ -38,7 +40,7 @@ func TestF08PowerCut(t *testing.T) {
 		}
 	}
 	disk := harness.NewDisk(t, 512)
-	p := &power{t: t, disk: disk, e: harness.NewWith(t, harness.Options{Root: disk.Dir + "/root"}), sums: map[string]string{}}
+	p := &power{t: t, disk: disk, e: harness.NewWith(t, harness.Options{Root: disk.Dir + "/root", Driver: driver}), sums: map[string]string{}}
 	p.registry = registrytest.Start(t, registrytest.Options{})
 	for i, size := range []int{1 << 20, 3 << 20} {
 		p.tars = append(p.tars, otherTar(t, fmt.Sprintf("power%d", i), size))

@@ -16,9 +16,11 @@ import (
 
 // TestF12DiskFull and its sister fill the disk under the engine. A pull then fails with one clear line and leaves
 // nothing; what runs goes on; and with room again all works, without a restart.
-func TestF12DiskFull(t *testing.T) {
+func TestF12DiskFull(t *testing.T) { everyDriver(t, diskFull) }
+
+func diskFull(t *testing.T, driver string) {
 	disk := harness.NewDisk(t, 64)
-	full(t, disk, func() []string {
+	full(t, disk, driver, func() []string {
 		filler := filepath.Join(disk.Dir, "filler")
 		f, err := os.Create(filler)
 		if err != nil {
@@ -38,9 +40,11 @@ func TestF12DiskFull(t *testing.T) {
 	})
 }
 
-func TestF13InodesExhausted(t *testing.T) {
+func TestF13InodesExhausted(t *testing.T) { everyDriver(t, inodesExhausted) }
+
+func inodesExhausted(t *testing.T, driver string) {
 	disk := harness.NewDisk(t, 64, "-N", "1024")
-	full(t, disk, func() (files []string) {
+	full(t, disk, driver, func() (files []string) {
 		for i := 0; ; i++ {
 			name := fmt.Sprintf("%s/filler%d", disk.Dir, i)
 			if err := os.WriteFile(name, nil, 0o600); err != nil {
@@ -57,9 +61,9 @@ func TestF13InodesExhausted(t *testing.T) {
 }
 
 // full does the test; fill takes what there is and says which files to remove for there to be room again.
-func full(t *testing.T, disk *harness.Disk, fill func() []string) {
+func full(t *testing.T, disk *harness.Disk, driver string, fill func() []string) {
 	t.Helper()
-	e := harness.NewWith(t, harness.Options{Root: disk.Dir + "/root"})
+	e := harness.NewWith(t, harness.Options{Root: disk.Dir + "/root", Driver: driver})
 	img := e.Busybox(t)
 	reg := registrytest.Start(t, registrytest.Options{})
 	ref := reg.Ref("big:1")

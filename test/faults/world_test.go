@@ -33,6 +33,13 @@ func TestMain(m *testing.M) {
 	harness.Main(m)
 }
 
+// everyDriver runs a test of what happens to images with each graph driver that makes layers of its own kind.
+func everyDriver(t *testing.T, test func(t *testing.T, driver string)) {
+	for _, driver := range []string{"overlay", "erofs"} {
+		t.Run(driver, func(t *testing.T) { test(t, driver) })
+	}
+}
+
 // get asks a published port for the page every test image has. It opens its socket in the calling thread's network
 // namespace, which http.Transport would not.
 func get(port int) error {
@@ -182,7 +189,7 @@ func (b backends) orphans() (found []string) {
 // storeFiles are the blobs and layers that imaged keeps, with what is being made and deleted.
 func storeFiles(e *harness.Engine) []string {
 	var all []string
-	for _, pattern := range []string{"blobs/*/*", "l/*", "lc/*", "staging/*", "trash/*", "rw/*"} {
+	for _, pattern := range []string{"blobs/*/*", "l/*", "le/*", "lc/*", "staging/*", "trash/*", "rw/*"} {
 		files, _ := filepath.Glob(filepath.Join(e.Root, "imaged", pattern))
 		all = append(all, files...)
 	}

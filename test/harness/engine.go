@@ -50,6 +50,8 @@ type Options struct {
 	Env  []string // added to the daemons' and the client's
 	Bin  string   // folder of the programs, instead of the project's bin/
 	Root string   // state directory, instead of a fresh one; who names it removes it
+	// Driver is the graph driver; empty: the one that is best here.
+	Driver string
 }
 
 // NewWith is New with options.
@@ -113,6 +115,13 @@ func start(o Options) (*Engine, error) {
 	e.instance = (&config.Config{Root: e.Root}).Instance()
 	e.before = take(e.instance)
 	e.env = append(os.Environ(), "BERTH_ROOT="+e.Root, "BERTH_RUN="+e.Run, "BERTH_HOST=", "HOME="+dir, "DOCKER_CONFIG="+dir+"/docker", "XDG_CONFIG_HOME="+dir+"/config")
+	if o.Driver != "" {
+		file := dir + "/berth.toml"
+		if err := os.WriteFile(file, []byte("[imaged]\ndriver = "+strconv.Quote(o.Driver)+"\n"), 0o644); err != nil {
+			return nil, err
+		}
+		e.env = append(e.env, "BERTH_CONFIG="+file)
+	}
 	e.env = append(e.env, o.Env...)
 	if err := e.Up(); err != nil {
 		os.RemoveAll(dir)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
+	"berth/services/imaged/graph/merge"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,10 +47,20 @@ func child(t *testing.T, role string, env ...string) *exec.Cmd {
 	return cmd
 }
 
+// kindEnv tells a child the kind of its graph driver.
+const kindEnv = "BERTH_PULL_TEST_DRIVER"
+
+// everyKind runs a test with graph drivers whose layers are files, and are images.
+func everyKind(t *testing.T, test func(t *testing.T, kind string)) {
+	for _, kind := range []string{"copy", "erofs"} {
+		t.Run(kind, func(t *testing.T) { test(t, kind) })
+	}
+}
+
 // rigAt is a rig in an existing directory, with the registry all share.
-func rigAt(t *testing.T, dir string) *rig {
+func rigAt(t *testing.T, dir, kind string) *rig {
 	t.Helper()
-	r := &rig{T: t, dir: dir, registry: newFakeRegistry()}
+	r := &rig{T: t, dir: dir, kind: kind, registry: newFakeRegistry()}
 	r.registry.addImage(t, "app:1", "amd64", "gzip", layerTar(t, "a", strings.Repeat("one", 1000)), layerTar(t, "b", "1"))
 	r.registry.addImage(t, "app:2", "amd64", "gzip", layerTar(t, "a", strings.Repeat("one", 1000)), layerTar(t, "b", "2"))
 	r.open()
@@ -68,10 +80,25 @@ func (r *rig) whole() {
 			continue
 		}
 		r.images.Unuse(i.ID)
-		if b, err := os.ReadFile(filepath.Join(r.driver.Path(use.Layers[0].Name), "a")); err != nil || string(b) != strings.Repeat("one", 1000) {
+		if b, err := readIn(r.driver.Root(use.Layers[0].Name), "a"); err != nil || string(b) != strings.Repeat("one", 1000) {
 			r.Errorf("%v: a has %d bytes, %v", i.Tags, len(b), err)
 		}
 	}
+}
+
+// readIn reads a file at the top of a layer.
+func readIn(layer, name string) ([]byte, error) {
+	dir, err := merge.Open(layer)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	f, err := dir.File(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 // work pulls and removes images until something ends it.
@@ -94,9 +121,13 @@ func TestF01KilledAtFaultPoints(t *testing.T) {
 		if err := faultpoint.Arm(os.Getenv(faultpoint.Env)); err != nil {
 			t.Fatal(err)
 		}
-		rigAt(t, os.Getenv("TEST_DIR")).work(2)
+		rigAt(t, os.Getenv("TEST_DIR"), os.Getenv(kindEnv)).work(2)
 		return
 	}
+	everyKind(t, killAtFaultPoints)
+}
+
+func killAtFaultPoints(t *testing.T, kind string) {
 	var points []string
 	for _, p := range faultpoint.List() {
 		if strings.HasPrefix(p.Name, "imaged.") && !strings.HasPrefix(p.Name, "imaged.upload-") { // those are of a push
@@ -114,7 +145,7 @@ func TestF01KilledAtFaultPoints(t *testing.T) {
 				if skip > 0 {
 					arm = fmt.Sprintf("%s=%d*off->kill", point, skip)
 				}
-				out, err := child(t, "kill", faultpoint.Env+"="+arm, "TEST_DIR="+dir).CombinedOutput()
+				out, err := child(t, "kill", faultpoint.Env+"="+arm, "TEST_DIR="+dir, kindEnv+"="+kind).CombinedOutput()
 				var exit *exec.ExitError
 				if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 					if skip > 0 && err == nil {
@@ -122,7 +153,7 @@ func TestF01KilledAtFaultPoints(t *testing.T) {
 					}
 					t.Fatalf("the child was not killed: %v\n%s", err, out)
 				}
-				r := rigAt(t, dir)
+				r := rigAt(t, dir, kind)
 				defer r.close()
 				r.whole()
 				r.mustPull("app:1")
@@ -141,9 +172,11 @@ func TestF01KilledAtFaultPoints(t *testing.T) {
 
 func TestF12DiskFull(t *testing.T) {
 	if !isChild(t, "full") {
-		if out, err := child(t, "full").CombinedOutput(); err != nil || !strings.Contains(string(out), "disk was full") {
-			t.Errorf("%v\n%s", err, out)
-		}
+		everyKind(t, func(t *testing.T, kind string) {
+			if out, err := child(t, "full", kindEnv+"="+kind).CombinedOutput(); err != nil || !strings.Contains(string(out), "disk was full") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
 		return
 	}
 	dir := t.TempDir()
@@ -153,7 +186,7 @@ func TestF12DiskFull(t *testing.T) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
 	}
-	r := rigAt(t, dir)
+	r := rigAt(t, dir, os.Getenv(kindEnv))
 	big := make([]byte, 6<<20)
 	for i := range big {
 		big[i] = byte(rand.IntN(256))
@@ -194,7 +227,7 @@ const (
 // loses power at a random moment, many times over.
 func TestF08PowerCut(t *testing.T) {
 	if isChild(t, "cut") {
-		powerCuts(t, os.Getenv("TEST_DIR"))
+		powerCuts(t, os.Getenv("TEST_DIR"), os.Getenv(kindEnv))
 		return
 	}
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
@@ -203,7 +236,11 @@ func TestF08PowerCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: takes seconds")
 	}
-	out, err := child(t, "cut", "TEST_DIR="+t.TempDir()).CombinedOutput()
+	everyKind(t, cutPowers)
+}
+
+func cutPowers(t *testing.T, kind string) {
+	out, err := child(t, "cut", "TEST_DIR="+t.TempDir(), kindEnv+"="+kind).CombinedOutput()
 	if strings.Contains(string(out), "no loop devices") {
 		t.Skip("SKIPPED: needs loop devices")
 	}
@@ -212,7 +249,7 @@ func TestF08PowerCut(t *testing.T) {
 	}
 }
 
-func powerCuts(t *testing.T, dir string) {
+func powerCuts(t *testing.T, dir, kind string) {
 	run := func(name string, args ...string) {
 		t.Helper()
 		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
@@ -232,10 +269,10 @@ func powerCuts(t *testing.T, dir string) {
 	}
 	const cuts = 12
 	for range cuts {
-		confirmed := cutPower(t, mnt, time.Duration(rand.IntN(150))*time.Millisecond)
+		confirmed := cutPower(t, mnt, kind, time.Duration(rand.IntN(150))*time.Millisecond)
 		run("umount", "-l", mnt)
 		run("mount", "-o", "loop", image, mnt)
-		r := rigAt(t, filepath.Join(mnt, "imaged"))
+		r := rigAt(t, filepath.Join(mnt, "imaged"), kind)
 		r.whole()
 		if confirmed != "" {
 			if _, err := r.images.Find(confirmed); err != nil {
@@ -250,7 +287,7 @@ func powerCuts(t *testing.T, dir string) {
 
 // cutPower works on the file system at mnt until it is cut off after a while,
 // and gives the image whose pull was confirmed and which was not removed since.
-func cutPower(t *testing.T, mnt string, after time.Duration) (confirmed string) {
+func cutPower(t *testing.T, mnt, kind string, after time.Duration) (confirmed string) {
 	t.Helper()
 	root, err := os.Open(mnt)
 	if err != nil {
@@ -261,7 +298,7 @@ func cutPower(t *testing.T, mnt string, after time.Duration) (confirmed string) 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := rigAt(t, dir)
+	r := rigAt(t, dir, kind)
 	defer r.close()
 	cut := make(chan error, 1)
 	time.AfterFunc(after, func() { cut <- unix.IoctlSetPointerInt(int(root.Fd()), shutdownIoctl, shutdownNoFlush) })

@@ -18,12 +18,16 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/services/imaged/erofs"
+	"berth/services/imaged/graph"
+	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
+	"berth/services/imaged/unpack"
 	"berth/services/imaged/worker/workertest"
 
 	"github.com/distribution/reference"
@@ -249,13 +253,21 @@ func layerTar(t testing.TB, name, content string) []byte {
 	return out.Bytes()
 }
 
+// layers is a graph driver that keeps layers in a directory.
+type layers interface {
+	graph.Driver
+	Path(name string) string
+	Root(name string) string
+}
+
 // rig is imaged's store with a puller and a fake registry.
 type rig struct {
 	*testing.T
 	dir      string
 	registry *fakeRegistry
 	store    *store.Store
-	driver   *plaincopy.Driver
+	kind     string // of driver: "copy", also if empty, or "erofs"
+	driver   layers
 	journal  *journal.Journal
 	images   *images.Images
 	puller   *Puller
@@ -286,7 +298,11 @@ func (r *rig) open() {
 	check(err)
 	r.store, err = store.Open(r.dir)
 	check(err)
-	r.driver, err = plaincopy.New(filepath.Join(r.dir, "l"), r.can)
+	if r.kind == "erofs" {
+		r.driver, err = overlay.NewEROFS(filepath.Join(r.dir, "l"), unpack.OverlayUser, erofs.MinBlock, r.can)
+	} else {
+		r.driver, err = plaincopy.New(filepath.Join(r.dir, "l"), r.can)
+	}
 	check(err)
 	r.journal, err = journal.Open(filepath.Join(r.dir, "journal"), journal.Options{})
 	check(err)
@@ -330,7 +346,7 @@ func (r *rig) expect(blobs, layers int) {
 		}
 		return len(all)
 	}
-	got := [4]int{count("blobs/*/*"), count("l/*"), count("staging/*"), count("l/new.*")}
+	got := [4]int{count("blobs/*/*"), count("l/[1-9a-z]*"), count("staging/*"), count("l/new.*")}
 	if want := [4]int{blobs, layers, 0, 0}; got != want {
 		r.Errorf("blobs, layers, staged blobs, staged layers: %v, want %v", got, want)
 	}
@@ -341,7 +357,7 @@ func (r *rig) settle(blobs, layers int) {
 	r.Helper()
 	for range 200 {
 		b, _ := filepath.Glob(filepath.Join(r.dir, "blobs/*/*"))
-		l, _ := filepath.Glob(filepath.Join(r.dir, "l/*"))
+		l, _ := filepath.Glob(filepath.Join(r.dir, "l/[1-9a-z]*"))
 		s, _ := filepath.Glob(filepath.Join(r.dir, "staging/*"))
 		if len(b) == blobs && len(l) == layers && len(s) == 0 {
 			return
