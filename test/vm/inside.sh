@@ -261,7 +261,7 @@ test_packages() {
 			fail "$package" "$(grep -c '^--- FAIL' <<<"$out") tests failed"
 			grep -vE '^(=== |--- PASS|--- SKIP)' <<<"$out" | grep -vE '^ +--- (PASS|SKIP)' | head -n 80
 		fi
-		grep -A 2 -E '^ *--- SKIP' <<<"$out" | grep -E '_test\.go' | sort -u
+		grep -E '_test\.go:[0-9]+: SKIP' <<<"$out" | sort -u
 	done
 }
 

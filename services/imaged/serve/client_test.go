@@ -134,7 +134,7 @@ func (r *rig) pushImage(repo, tag, arch, content string) image {
 	return i
 }
 
-// files counts what is in the store: blobs, files being staged, unpacked layers.
+// files counts what is in the store: blobs, files being staged or uploaded, unpacked layers.
 func (r *rig) files() (blobs, staged, layers int) {
 	r.Helper()
 	count := func(pattern string) int {
@@ -142,7 +142,10 @@ func (r *rig) files() (blobs, staged, layers int) {
 		r.check(err)
 		return len(all)
 	}
-	return count("blobs/*/*"), count("staging/*"), count("l/*")
+	if uploads, notes := count("upload/*[^e]"), count("upload/*.note"); uploads != notes {
+		r.Errorf("%d uploads and %d notes about them", uploads, notes)
+	}
+	return count("blobs/*/*"), count("staging/*") + count("upload/*.note"), count("l/*")
 }
 
 func (r *rig) wantFiles(blobs, staged, layers int) {

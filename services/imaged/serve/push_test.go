@@ -3,6 +3,8 @@ package serve
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"berth/internal/faultpoint"
 	"berth/services/imaged/images"
+	"berth/services/imaged/store"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -219,8 +222,8 @@ func TestConcurrentPushes(t *testing.T) {
 	}
 }
 
-// TestUploadsLeaveNothing: uploads that nobody ends are gone after a while and after a restart, and so are blobs that no
-// manifest came for.
+// TestUploadsLeaveNothing: uploads that nobody ends are gone after a while, with a restart in between or not, and so are
+// blobs that no manifest came for.
 func TestUploadsLeaveNothing(t *testing.T) {
 	r := newRig(t, anybody())
 	var places []string
@@ -234,11 +237,25 @@ func TestUploadsLeaveNothing(t *testing.T) {
 	r.want(r.do("DELETE", places[0], ""), 204, "")
 	r.want(r.do("PATCH", places[0], "more"), 404, uploadUnknown)
 	r.wantFiles(0, 2, 0)
-	r.server.uploads.discard(func(u *upload) bool { return time.Since(u.touched) < uploadAge })
+	r.server.discard(func(u *upload) bool { return time.Since(u.touched) < store.UploadAge })
 	r.wantFiles(0, 0, 0)
-	r.want(r.do("POST", "/v2/app/blobs/uploads/", ""), 202, "")
+	for range 2 {
+		r.want(r.do("POST", "/v2/app/blobs/uploads/", ""), 202, "")
+	}
 	r.pushBlob("app", []byte("wanted later"))
 	r.restart()
+	r.wantFiles(1, 2, 0)
+	r.server.discard(func(u *upload) bool { return time.Since(u.touched) < store.UploadAge })
+	r.wantFiles(1, 0, 0)
+	r.want(r.do("POST", "/v2/app/blobs/uploads/", ""), 202, "")
+	r.close()
+	files, err := filepath.Glob(filepath.Join(r.dir, "upload/*"))
+	r.check(err)
+	long := time.Now().Add(-store.UploadAge - time.Minute)
+	for _, f := range files {
+		r.check(os.Chtimes(f, long, long))
+	}
+	r.open()
 	r.wantFiles(1, 0, 0)
 	if _, err := r.hosted.DropLoose(time.Hour, false); err != nil {
 		t.Fatal(err)

@@ -119,6 +119,10 @@ func Open(c Config) (*Server, error) {
 		s.listener = netutil.LimitListener(s.listener, maxConnections)
 	}
 	s.uploads.open = map[string]*upload{}
+	if err := s.recover(); err != nil {
+		s.listener.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -158,7 +162,7 @@ func (s *Server) Run(ctx context.Context) error {
 	err := h.Serve(s.listener)
 	cancel()
 	work.Wait()
-	s.uploads.discard(func(*upload) bool { return true })
+	s.suspend()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -178,7 +182,7 @@ func (s *Server) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.uploads.discard(func(u *upload) bool { return time.Since(u.touched) > uploadAge })
+		s.discard(func(u *upload) bool { return time.Since(u.touched) > store.UploadAge })
 		if n%60 != 0 {
 			continue
 		}

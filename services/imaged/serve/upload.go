@@ -2,6 +2,7 @@ package serve
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,19 +18,24 @@ import (
 )
 
 const (
-	// uploadAge is how long an upload waits for its next piece.
-	uploadAge  = time.Hour
 	maxUploads = 256
 	maxBlob    = 64 << 30 // bytes: the largest layer a pull takes
 )
 
-// upload is a blob on its way in. Its file is in the store's staging directory, which is emptied at each start.
+// upload is a blob on its way in. The store has what came of it, and whose it is, also after a restart.
 type upload struct {
-	id, path, user string
+	uploadNote
+	id string
 
-	mu      sync.Mutex // held by the request that works on it
-	blob    *store.Staged
+	mu      sync.Mutex    // held by the request that works on it
+	blob    *store.Staged // nil: of an earlier process, and not asked for since
 	touched time.Time
+}
+
+// uploadNote is what the store keeps beside an upload's bytes.
+type uploadNote struct {
+	Path string `json:"path"` // repository
+	User string `json:"user,omitempty"`
 }
 
 // uploads are those that began and did not end.
@@ -38,20 +44,62 @@ type uploads struct {
 	open map[string]*upload
 }
 
+// recover finds the uploads that an earlier process had.
+func (s *Server) recover() error {
+	found, err := s.Store.Uploads(store.UploadAge)
+	if err != nil {
+		return fmt.Errorf("find uploads: %w", err)
+	}
+	for _, f := range found {
+		u := &upload{id: f.ID, touched: f.Touched}
+		// Damaged by a power cut, like the bytes beside it: the client begins anew.
+		if err := json.Unmarshal(f.Note, &u.uploadNote); err != nil {
+			if err := s.Store.DropUpload(f.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		s.uploads.open[f.ID] = u
+	}
+	return nil
+}
+
 // discard gives up uploads that no request works on.
-func (s *uploads) discard(which func(*upload) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, u := range s.open {
+func (s *Server) discard(which func(*upload) bool) {
+	s.uploads.mu.Lock()
+	defer s.uploads.mu.Unlock()
+	for id, u := range s.uploads.open {
 		if !u.mu.TryLock() {
 			continue
 		}
 		if which(u) {
-			u.blob.Discard()
-			delete(s.open, id)
+			u.drop(s.Store)
+			delete(s.uploads.open, id)
 		}
 		u.mu.Unlock()
 	}
+}
+
+// suspend leaves all uploads to the next process.
+func (s *Server) suspend() {
+	s.uploads.mu.Lock()
+	defer s.uploads.mu.Unlock()
+	for _, u := range s.uploads.open {
+		if u.mu.TryLock() {
+			if u.blob != nil {
+				u.blob.Keep()
+			}
+			u.mu.Unlock()
+		}
+	}
+}
+
+func (u *upload) drop(from *store.Store) error {
+	if u.blob == nil {
+		return from.DropUpload(u.id)
+	}
+	u.blob.Discard()
+	return nil
 }
 
 func (s *uploads) forget(u *upload) {
@@ -102,11 +150,14 @@ func (c *call) newUpload() (*upload, error) {
 	if len(c.uploads.open) >= maxUploads {
 		return nil, nil
 	}
-	blob, err := c.Store.StageNew()
+	u := &upload{id: rand.Text(), uploadNote: uploadNote{Path: c.path, User: c.user}, touched: time.Now()}
+	note, err := json.Marshal(u.uploadNote)
 	if err != nil {
 		return nil, err
 	}
-	u := &upload{id: rand.Text(), path: c.path, user: c.user, blob: blob, touched: time.Now()}
+	if u.blob, err = c.Store.BeginUpload(u.id, note); err != nil {
+		return nil, err
+	}
 	u.mu.Lock()
 	c.uploads.open[u.id] = u
 	return u, nil
@@ -143,7 +194,7 @@ func (c *call) created(kind string, d digest.Digest) {
 // is not to be repeated.
 func (c *call) place(u *upload) {
 	h := c.w.Header()
-	h.Set("Location", "/v2/"+u.path+"/blobs/uploads/"+u.id)
+	h.Set("Location", "/v2/"+u.Path+"/blobs/uploads/"+u.id)
 	h.Set("Docker-Upload-UUID", u.id)
 	h.Set("Range", fmt.Sprintf("0-%d", max(u.blob.Size()-1, 0)))
 }
@@ -152,9 +203,10 @@ func (c *call) place(u *upload) {
 func (c *call) withUpload(id string, f func(*upload)) {
 	c.uploads.mu.Lock()
 	u := c.uploads.open[id]
-	locked := u != nil && u.path == c.path && u.user == c.user && u.mu.TryLock()
+	ours := u != nil && u.uploadNote == uploadNote{Path: c.path, User: c.user}
+	locked := ours && u.mu.TryLock()
 	c.uploads.mu.Unlock()
-	if u == nil || u.path != c.path || u.user != c.user {
+	if !ours {
 		c.fail(http.StatusNotFound, uploadUnknown, "no such upload in repository %s", c.path)
 		return
 	}
@@ -164,6 +216,13 @@ func (c *call) withUpload(id string, f func(*upload)) {
 	}
 	defer u.mu.Unlock()
 	defer func() { u.touched = time.Now() }()
+	if u.blob == nil {
+		var err error
+		if u.blob, err = c.Store.ResumeUpload(id); err != nil {
+			c.failWith(err, uploadUnknown)
+			return
+		}
+	}
 	f(u)
 }
 

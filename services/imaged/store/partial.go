@@ -67,12 +67,12 @@ func (s *Store) resume(want digest.Digest, size int64) (*Staged, error) {
 }
 
 // Keep is Discard for a blob that is wanted again: what is there of it stays for
-// Resume. One that was not begun by Resume is discarded.
+// Resume, or ResumeUpload. One that was begun by neither is discarded.
 func (b *Staged) Keep() {
 	if b.file == nil {
 		return
 	}
-	if !b.partial || b.n == 0 {
+	if b.note == "" && (!b.partial || b.n == 0) {
 		b.Discard()
 		return
 	}

@@ -31,7 +31,9 @@ type Staged struct {
 	size  int64         // expected; negative: unknown
 	n     int64         // bytes so far
 
-	partial bool // begun by Resume: the file may outlive a failure
+	partial  bool   // begun by Resume: the file may outlive a failure
+	note     string // of an upload: a file that goes with it
+	unhashed bool   // hash lacks what an earlier process wrote; Claim reads it
 }
 
 // Stage begins a blob that must come to the digest want and to size bytes
@@ -47,16 +49,18 @@ func (s *Store) Stage(want digest.Digest, size int64) (*Staged, error) {
 func (s *Store) StageNew() (*Staged, error) { return s.stage(digest.Canonical, "", -1) }
 
 // Claim says at the end what a blob that StageNew began must come to. Of another
-// algorithm than the usual one it has to be read once more.
+// algorithm than the usual one, or begun by an earlier process, it has to be read once
+// more.
 func (b *Staged) Claim(want digest.Digest) error {
 	if err := Check(want); err != nil {
 		return err
 	}
-	if want.Algorithm() != b.algorithm() {
+	if want.Algorithm() != b.algorithm() || b.unhashed {
 		b.hash = want.Algorithm().Hash()
 		if _, err := io.Copy(b.hash, io.NewSectionReader(b.file, 0, b.n)); err != nil {
 			return fmt.Errorf("hash blob %s: %w", want, err)
 		}
+		b.unhashed = false
 	}
 	b.want = want
 	return nil
@@ -76,7 +80,9 @@ func (b *Staged) Write(p []byte) (int, error) {
 		return 0, b.mismatch("is longer than the %d bytes announced", b.size)
 	}
 	n, err := b.file.Write(p)
-	b.hash.Write(p[:n])
+	if !b.unhashed {
+		b.hash.Write(p[:n])
+	}
 	b.n += int64(n)
 	return n, err
 }
@@ -137,7 +143,15 @@ func (b *Staged) Publish() (digest.Digest, error) {
 	if err := syncDir(filepath.Dir(b.store.path(d))); err != nil {
 		return "", err
 	}
+	b.dropNote()
 	return d, errors.Join(b.close(), blobRenamed.Hit())
+}
+
+// dropNote deletes what is left of an upload whose file has gone.
+func (b *Staged) dropNote() {
+	if b.note != "" {
+		os.Remove(b.note)
+	}
 }
 
 // Commit is Verify, Sync and Publish.
@@ -157,6 +171,7 @@ func (b *Staged) Discard() {
 		return
 	}
 	os.Remove(b.file.Name())
+	b.dropNote()
 	b.close()
 }
 

@@ -11,6 +11,7 @@
 //	DIR/blobs/ALGORITHM/HEX   the blobs
 //	DIR/staging/…             being written
 //	DIR/partial/…             downloads that broke off, see [Store.Resume]
+//	DIR/upload/…              what clients send in pieces, see [Store.BeginUpload]
 //
 // The store does not know who needs a blob; package images does.
 package store
@@ -42,6 +43,7 @@ type Store struct {
 	blobs    string
 	staging  string
 	partials string
+	uploads  string
 
 	mu      sync.Mutex
 	claimed map[digest.Digest]bool // whose partial file somebody writes
@@ -52,10 +54,11 @@ type Store struct {
 var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
 
 // Open opens the store in dir, made if need be, and deletes what was being
-// staged when the last process ended, and downloads that broke off long ago.
+// staged when the last process ended, and transfers that broke off long ago.
 func Open(dir string) (*Store, error) {
 	s := &Store{
 		blobs: filepath.Join(dir, "blobs"), staging: filepath.Join(dir, "staging"), partials: filepath.Join(dir, "partial"),
+		uploads: filepath.Join(dir, "upload"),
 		claimed: map[digest.Digest]bool{},
 	}
 	if err := os.RemoveAll(s.staging); err != nil {
@@ -66,12 +69,15 @@ func Open(dir string) (*Store, error) {
 			return nil, err
 		}
 	}
-	for _, d := range []string{s.staging, s.partials} {
+	for _, d := range []string{s.staging, s.partials, s.uploads} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
 	}
-	_, _, err := s.DropPartials(PartialAge)
+	if _, _, err := s.DropPartials(PartialAge); err != nil {
+		return nil, err
+	}
+	_, err := s.Uploads(UploadAge) // also where none are taken any more
 	return s, err
 }
 
