@@ -64,16 +64,81 @@ func inodesExhausted(t *testing.T, driver string) {
 	})
 }
 
-// full does the test; fill takes what there is and says which files to remove for there to be room again.
-func full(t *testing.T, disk *harness.Disk, driver string, fill func() []string) {
-	t.Helper()
+// TestF13ReadOnly has the disk under the engine become read-only, as ext4 does it at an error. Pulls fail with one clear
+// line, what runs goes on and can be worked with; after a repair and a restart nothing is missing and all works.
+func TestF13ReadOnly(t *testing.T) { everyDriver(t, readOnly) }
+
+func readOnly(t *testing.T, driver string) {
+	disk := harness.NewDisk(t, 64, "-e", "remount-ro")
 	e := harness.NewWith(t, harness.Options{Root: disk.Dir + "/root", Driver: driver})
+	ref := pushed(t, e)
 	img := e.Busybox(t)
+	e.Berth(t, "run", "-d", "--name", "runs", "-p", "18671:80", img, "sh", "-c", counter)
+	harness.Eventually(t, 5*time.Second, func() bool { return get(18671) == nil }, "the container answers")
+	time.Sleep(200 * time.Millisecond)
+	before := settledStore(t, e)
+	disk.Fail(t)
+	for range 3 {
+		oneLine(t, e.Try("pull", "-q", ref), "read-only file system")
+	}
+	oneLine(t, e.Try("import", otherTar(t, "other", 1<<16), "other:1"), "read-only file system")
+	if err := get(18671); err != nil {
+		t.Errorf("published port while the disk is read-only: %v", err)
+	}
+	if s := status(t, e, "runs"); s != "running" {
+		t.Errorf("the container is %s while the disk is read-only", s)
+	}
+	if out := e.Berth(t, "exec", "runs", "echo", "in"); out != "in" {
+		t.Errorf("exec while the disk is read-only printed %q", out)
+	}
+	e.PowerOff(t)
+	if err := os.RemoveAll(e.Run); err != nil { // a tmpfs
+		t.Fatal(err)
+	}
+	disk.Unmount(t)
+	disk.Repair(t)
+	disk.Mount(t)
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	e.Ready(t)
+	sameStore(t, e, before)
+	e.Berth(t, "pull", "-q", ref)
+	if out := e.Berth(t, "run", "--rm", ref, "cat", "/mark"); out != "big" {
+		t.Errorf("run after the repair printed %q", out)
+	}
+}
+
+// pushed gives the reference of an image of 6 MiB that is in a registry only.
+func pushed(t *testing.T, e *harness.Engine) string {
+	t.Helper()
 	reg := registrytest.Start(t, registrytest.Options{})
 	ref := reg.Ref("big:1")
 	e.Berth(t, "import", otherTar(t, "big", 6<<20), ref)
 	e.Berth(t, "push", "-q", ref)
 	e.Berth(t, "rmi", ref)
+	return ref
+}
+
+// oneLine fails unless a command failed and said why in one line that contains the words.
+func oneLine(t *testing.T, r harness.Result, words string) {
+	t.Helper()
+	var lines []string
+	for _, l := range strings.Split(strings.TrimSpace(r.Err), "\n") {
+		if !strings.HasPrefix(l, "hint: ") {
+			lines = append(lines, l)
+		}
+	}
+	if r.Code != 1 || len(lines) != 1 || !strings.HasPrefix(r.Err, "error: ") || !strings.Contains(r.Err, words) {
+		t.Errorf("%s: exit %d, %q", strings.Join(r.Args, " "), r.Code, r.Err)
+	}
+}
+
+// full does the test; fill takes what there is and says which files to remove for there to be room again.
+func full(t *testing.T, disk *harness.Disk, driver string, fill func() []string) {
+	t.Helper()
+	e := harness.NewWith(t, harness.Options{Root: disk.Dir + "/root", Driver: driver})
+	img, ref := e.Busybox(t), pushed(t, e)
 	e.Berth(t, "run", "-d", "--name", "runs", "-p", "18670:80", img, "sh", "-c", counter)
 	harness.Eventually(t, 5*time.Second, func() bool { return get(18670) == nil }, "the container answers")
 	time.Sleep(200 * time.Millisecond)
@@ -81,16 +146,7 @@ func full(t *testing.T, disk *harness.Disk, driver string, fill func() []string)
 
 	fillers := fill()
 	for range 3 {
-		r := e.Try("pull", "-q", ref)
-		var lines []string
-		for _, l := range strings.Split(strings.TrimSpace(r.Err), "\n") {
-			if !strings.HasPrefix(l, "hint: ") {
-				lines = append(lines, l)
-			}
-		}
-		if r.Code != 1 || len(lines) != 1 || !strings.HasPrefix(r.Err, "error: ") || !strings.Contains(r.Err, "no space left") {
-			t.Errorf("pull to a full disk: exit %d, %q", r.Code, r.Err)
-		}
+		oneLine(t, e.Try("pull", "-q", ref), "no space left")
 		sameStore(t, e, before)
 	}
 	if err := get(18670); err != nil {

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,5 +74,29 @@ func (d *Disk) Cut(t testing.TB) {
 	defer f.Close()
 	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), ioctlShutdown, uintptr(unsafe.Pointer(&noLogFlush))); errno != 0 {
 		t.Fatalf("EXT4_IOC_SHUTDOWN on %s: %v", d.Dir, errno)
+	}
+}
+
+// Fail has ext4 find an error, upon which it takes no more writes; the disk is made with "-e", "remount-ro".
+func (d *Disk) Fail(t testing.TB) {
+	t.Helper()
+	path := "/sys/fs/ext4/" + filepath.Base(d.device) + "/trigger_fs_error"
+	if err := os.WriteFile(path, []byte("a test wants it"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(d.Dir + "/written")
+	if err == nil {
+		f.Close()
+		t.Fatalf("%s can still be written to", d.Dir)
+	}
+}
+
+// Repair repairs the file system, which nobody may have mounted.
+func (d *Disk) Repair(t testing.TB) {
+	t.Helper()
+	out, err := exec.Command("e2fsck", "-fy", d.device).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) { // 1: errors were corrected
+		t.Fatalf("e2fsck: %v: %s", err, out)
 	}
 }
