@@ -34,7 +34,13 @@ func TestF01KilledWhileCollecting(t *testing.T) {
 		s.Close()
 		return
 	}
-	r := newRig(t)
+	for _, driver := range []string{"overlay", "erofs"} {
+		t.Run(driver, func(t *testing.T) { killWhileCollecting(t, driver) })
+	}
+}
+
+func killWhileCollecting(t *testing.T, driver string) {
+	r := newRigOn(t, driver)
 	const images = 3
 	for i := range images {
 		r.load(fmt.Sprintf("app:%d", i), fmt.Sprintf("LABEL number=%d", i)) // they share a layer

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -35,6 +36,7 @@ import (
 type rig struct {
 	*testing.T
 	dir     string
+	driver  string // of layers; empty: the best
 	images  apiv1.ImageServiceClient
 	volumes apiv1.VolumeServiceClient
 	rootfs  imagev1.RootfsServiceClient
@@ -46,10 +48,16 @@ func TestMain(m *testing.M) { os.Exit(workertest.Main(m)) }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOn(t, "")
+}
+
+// newRigOn is newRig with a graph driver.
+func newRigOn(t *testing.T, driver string) *rig {
+	t.Helper()
 	if os.Geteuid() != 0 && os.Getenv(asImaged) == "" {
 		t.Skip("SKIPPED: needs root, or imaged's capabilities")
 	}
-	r := &rig{T: t, dir: t.TempDir()}
+	r := &rig{T: t, dir: t.TempDir(), driver: driver}
 	r.start()
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -57,7 +65,9 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) start() {
 	r.Helper()
-	s, err := open(r.dir, workertest.Workers(r).Path, config.Default().Imaged, hclog.NewNullLogger())
+	c := config.Default().Imaged
+	c.Driver = cmp.Or(r.driver, c.Driver)
+	s, err := open(r.dir, workertest.Workers(r).Path, c, hclog.NewNullLogger())
 	if err != nil {
 		r.Fatal(err)
 	}
