@@ -259,16 +259,26 @@ func (s *server) connected(n *network.Network, e *endpoint.Endpoint) {
 
 // Use implements EndpointService.
 func (s *endpointServer) Use(ctx context.Context, r *networkv1.UseRequest) (*networkv1.UseResponse, error) {
-	used, err := s.endpoints.Use(ctx, r.GetContainerId())
+	ports, err := s.mappings(&apiv1.NetworkSpec{Ports: r.GetPorts()})
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range used {
-		if n, err := s.networks.Find(e.Network); err == nil {
+	used, err := s.endpoints.Use(ctx, r.GetContainerId(), r.GetContainerName(), ports)
+	if err != nil {
+		return nil, err
+	}
+	resp := &networkv1.UseResponse{}
+	for _, e := range s.endpoints.Of(r.GetContainerId()) {
+		n, err := s.networks.Find(e.Network)
+		if err != nil {
+			continue // it goes
+		}
+		if used != nil && e.ID == used.ID {
 			s.connected(n, e)
 		}
+		resp.Endpoints = append(resp.Endpoints, info(e, n))
 	}
-	return &networkv1.UseResponse{}, nil
+	return resp, nil
 }
 
 // Detach implements EndpointService.

@@ -4,6 +4,7 @@
 // change, so that a crash between any two steps loses nothing:
 //
 //	attach   ports reserved · slot taken · record written · ports published
+//	use      ports reserved · record written · ports published
 //	detach   unpublished · ports free · record deleted · slot reaped
 //
 // Slots are reaped in the background, the firewall's leave to send first.
@@ -267,7 +268,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (_ *Endpoint, err error
 			r.Network.Leave()
 		}
 	}()
-	e := &Endpoint{ID: randomID(), Container: r.Container, Network: r.Network.ID, Owner: owner(r), Ports: slices.Clone(r.Ports),
+	e := &Endpoint{ID: randomID(), Container: r.Container, Network: r.Network.ID, Owner: ownerOf(r.Container, r.Name), Ports: slices.Clone(r.Ports),
 		Aliases: r.Aliases, Created: time.Now().UTC(), Standby: r.Standby}
 	if err := m.reserve(ctx, e); err != nil {
 		return nil, err
@@ -312,32 +313,51 @@ func (m *Manager) DropStandby() {
 	}
 }
 
-// Use gives the endpoints that stood by for a container to it, and returns them.
-func (m *Manager) Use(ctx context.Context, container string) (used []*Endpoint, err error) {
+// Use gives the endpoint that stood by for a container to it, with its ports published, and returns it; nil if there is
+// none. The container has no other: what stands by is in the default network. Kinds: as Attach. After an error it stands
+// by as before.
+func (m *Manager) Use(ctx context.Context, container, name string, ports []Mapping) (*Endpoint, error) {
 	unlock, err := m.lock(ctx, container)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	all := m.Of(container)
-	for i, e := range all {
-		if !e.Standby {
-			continue
-		}
-		now := *e
-		now.Standby = false
-		if err := m.records.put(&now); err != nil {
-			return nil, fmt.Errorf("record endpoint: %w", err)
-		}
-		all[i] = &now
-		used = append(used, &now)
+	i := slices.IndexFunc(all, func(e *Endpoint) bool { return e.Standby })
+	if i < 0 {
+		return nil, nil
 	}
-	if len(used) > 0 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.endpoints[container] = all
+	now := *all[i]
+	now.Standby, now.Owner, now.Ports = false, ownerOf(container, name), slices.Clone(ports)
+	if err := m.use(ctx, all[i], &now); err != nil {
+		return nil, err
 	}
-	return used, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.endpoints[container][i] = &now
+	return &now, nil
+}
+
+// use makes before what is now; all of it or nothing.
+func (m *Manager) use(ctx context.Context, before, now *Endpoint) (err error) {
+	if err := m.reserve(ctx, now); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			m.Ports.Release(now.Owner, now.hostPorts())
+		}
+	}()
+	if err := portBound.Hit(); err != nil {
+		return err
+	}
+	if err := m.records.put(now); err != nil {
+		return fmt.Errorf("record endpoint: %w", err)
+	}
+	if err := m.publish(now); err != nil {
+		return errors.Join(err, m.records.put(before))
+	}
+	return nil
 }
 
 func (m *Manager) enter(e *Endpoint) {
@@ -535,13 +555,13 @@ func (m *Manager) lock(ctx context.Context, container string) (unlock func(), er
 	}
 }
 
-// owner is the container as messages name it.
-func owner(r Request) string {
-	short := r.Container[:min(12, len(r.Container))]
-	if r.Name == "" {
+// ownerOf is a container as messages name it.
+func ownerOf(container, name string) string {
+	short := container[:min(12, len(container))]
+	if name == "" {
 		return "container " + short
 	}
-	return fmt.Sprintf("container %s (%s)", r.Name, short)
+	return fmt.Sprintf("container %s (%s)", name, short)
 }
 
 func randomID() string {

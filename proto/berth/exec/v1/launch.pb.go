@@ -36,8 +36,8 @@ type CreateRequest struct {
 	Rootfs *v11.Rootfs       `protobuf:"bytes,3,opt,name=rootfs,proto3" json:"rootfs,omitempty"`
 	// "uid=1000".
 	CreatedBy string `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// For Run: nobody is told of the container before Confirm. Until then its record is not durable, and is dropped when
-	// the machine restarts.
+	// For Run: nobody is told of the container before Confirm, because what else it needs is not on the disk yet. Until then
+	// its record is not durable, and is dropped when the machine restarts. Not set: it is durable when `started` comes.
 	Pending       bool `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,8 +288,10 @@ func (*StandDownResponse) Descriptor() ([]byte, []int) {
 }
 
 type ConfirmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// What the caller did since the container's start, which counts from where that start did. Unset: nobody will look.
+	Timeline      *Timeline `protobuf:"bytes,2,opt,name=timeline,proto3" json:"timeline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -329,6 +331,13 @@ func (x *ConfirmRequest) GetContainer() string {
 		return x.Container
 	}
 	return ""
+}
+
+func (x *ConfirmRequest) GetTimeline() *Timeline {
+	if x != nil {
+		return x.Timeline
+	}
+	return nil
 }
 
 type ConfirmResponse struct {
@@ -1312,9 +1321,10 @@ const file_berth_exec_v1_launch_proto_rawDesc = "" +
 	"\x06stands\x18\x01 \x01(\bR\x06stands\"\"\n" +
 	"\x10StandDownRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
-	"\x11StandDownResponse\".\n" +
+	"\x11StandDownResponse\"c\n" +
 	"\x0eConfirmRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x11\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
+	"\btimeline\x18\x02 \x01(\v2\x17.berth.exec.v1.TimelineR\btimeline\"\x11\n" +
 	"\x0fConfirmResponse\"@\n" +
 	"\x0eCreateResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -1437,49 +1447,50 @@ var file_berth_exec_v1_launch_proto_depIdxs = []int32{
 	22, // 1: berth.exec.v1.CreateRequest.rootfs:type_name -> berth.image.v1.Rootfs
 	0,  // 2: berth.exec.v1.StandByRequest.create:type_name -> berth.exec.v1.CreateRequest
 	23, // 3: berth.exec.v1.StandByRequest.network:type_name -> berth.network.v1.AttachResponse
-	23, // 4: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
-	22, // 5: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
-	9,  // 6: berth.exec.v1.StartRequest.timeline:type_name -> berth.exec.v1.Timeline
-	24, // 7: berth.exec.v1.Timeline.steps:type_name -> berth.api.v1.TraceStep
-	24, // 8: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
-	19, // 9: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
-	25, // 10: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
-	7,  // 11: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
-	10, // 12: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
-	26, // 13: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
-	27, // 14: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
-	24, // 15: berth.exec.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
-	28, // 16: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
-	27, // 17: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
-	20, // 18: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
-	0,  // 19: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
-	23, // 20: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
-	29, // 21: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
-	9,  // 22: berth.exec.v1.RunRequest.Open.timeline:type_name -> berth.exec.v1.Timeline
-	30, // 23: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
-	0,  // 24: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
-	8,  // 25: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
-	11, // 26: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
-	1,  // 27: berth.exec.v1.LaunchService.StandBy:input_type -> berth.exec.v1.StandByRequest
-	3,  // 28: berth.exec.v1.LaunchService.StandDown:input_type -> berth.exec.v1.StandDownRequest
-	5,  // 29: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
-	13, // 30: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
-	15, // 31: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
-	17, // 32: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
-	7,  // 33: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
-	10, // 34: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
-	12, // 35: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
-	2,  // 36: berth.exec.v1.LaunchService.StandBy:output_type -> berth.exec.v1.StandByResponse
-	4,  // 37: berth.exec.v1.LaunchService.StandDown:output_type -> berth.exec.v1.StandDownResponse
-	6,  // 38: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
-	14, // 39: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
-	16, // 40: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
-	18, // 41: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
-	33, // [33:42] is the sub-list for method output_type
-	24, // [24:33] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	9,  // 4: berth.exec.v1.ConfirmRequest.timeline:type_name -> berth.exec.v1.Timeline
+	23, // 5: berth.exec.v1.StartRequest.network:type_name -> berth.network.v1.AttachResponse
+	22, // 6: berth.exec.v1.StartRequest.rootfs:type_name -> berth.image.v1.Rootfs
+	9,  // 7: berth.exec.v1.StartRequest.timeline:type_name -> berth.exec.v1.Timeline
+	24, // 8: berth.exec.v1.Timeline.steps:type_name -> berth.api.v1.TraceStep
+	24, // 9: berth.exec.v1.StartResponse.trace:type_name -> berth.api.v1.TraceStep
+	19, // 10: berth.exec.v1.RunRequest.open:type_name -> berth.exec.v1.RunRequest.Open
+	25, // 11: berth.exec.v1.RunRequest.resize:type_name -> berth.api.v1.TerminalSize
+	7,  // 12: berth.exec.v1.RunResponse.created:type_name -> berth.exec.v1.CreateResponse
+	10, // 13: berth.exec.v1.RunResponse.started:type_name -> berth.exec.v1.StartResponse
+	26, // 14: berth.exec.v1.RunResponse.output:type_name -> berth.api.v1.OutputChunk
+	27, // 15: berth.exec.v1.RunResponse.exited:type_name -> berth.api.v1.ExitStatus
+	24, // 16: berth.exec.v1.RunResponse.trace:type_name -> berth.api.v1.TraceStep
+	28, // 17: berth.exec.v1.StopRequest.timeout:type_name -> google.protobuf.Duration
+	27, // 18: berth.exec.v1.StopResponse.exit:type_name -> berth.api.v1.ExitStatus
+	20, // 19: berth.exec.v1.ListIdsResponse.entries:type_name -> berth.exec.v1.ListIdsResponse.Entry
+	0,  // 20: berth.exec.v1.RunRequest.Open.create:type_name -> berth.exec.v1.CreateRequest
+	23, // 21: berth.exec.v1.RunRequest.Open.network:type_name -> berth.network.v1.AttachResponse
+	29, // 22: berth.exec.v1.RunRequest.Open.attach:type_name -> berth.api.v1.AttachOptions
+	9,  // 23: berth.exec.v1.RunRequest.Open.timeline:type_name -> berth.exec.v1.Timeline
+	30, // 24: berth.exec.v1.ListIdsResponse.Entry.state:type_name -> berth.api.v1.ContainerState
+	0,  // 25: berth.exec.v1.LaunchService.Create:input_type -> berth.exec.v1.CreateRequest
+	8,  // 26: berth.exec.v1.LaunchService.Start:input_type -> berth.exec.v1.StartRequest
+	11, // 27: berth.exec.v1.LaunchService.Run:input_type -> berth.exec.v1.RunRequest
+	1,  // 28: berth.exec.v1.LaunchService.StandBy:input_type -> berth.exec.v1.StandByRequest
+	3,  // 29: berth.exec.v1.LaunchService.StandDown:input_type -> berth.exec.v1.StandDownRequest
+	5,  // 30: berth.exec.v1.LaunchService.Confirm:input_type -> berth.exec.v1.ConfirmRequest
+	13, // 31: berth.exec.v1.LaunchService.Stop:input_type -> berth.exec.v1.StopRequest
+	15, // 32: berth.exec.v1.LaunchService.Remove:input_type -> berth.exec.v1.RemoveRequest
+	17, // 33: berth.exec.v1.LaunchService.ListIds:input_type -> berth.exec.v1.ListIdsRequest
+	7,  // 34: berth.exec.v1.LaunchService.Create:output_type -> berth.exec.v1.CreateResponse
+	10, // 35: berth.exec.v1.LaunchService.Start:output_type -> berth.exec.v1.StartResponse
+	12, // 36: berth.exec.v1.LaunchService.Run:output_type -> berth.exec.v1.RunResponse
+	2,  // 37: berth.exec.v1.LaunchService.StandBy:output_type -> berth.exec.v1.StandByResponse
+	4,  // 38: berth.exec.v1.LaunchService.StandDown:output_type -> berth.exec.v1.StandDownResponse
+	6,  // 39: berth.exec.v1.LaunchService.Confirm:output_type -> berth.exec.v1.ConfirmResponse
+	14, // 40: berth.exec.v1.LaunchService.Stop:output_type -> berth.exec.v1.StopResponse
+	16, // 41: berth.exec.v1.LaunchService.Remove:output_type -> berth.exec.v1.RemoveResponse
+	18, // 42: berth.exec.v1.LaunchService.ListIds:output_type -> berth.exec.v1.ListIdsResponse
+	34, // [34:43] is the sub-list for method output_type
+	25, // [25:34] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_berth_exec_v1_launch_proto_init() }

@@ -172,6 +172,8 @@ func (x *AttachRequest) GetStandby() bool {
 type UseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ContainerName string                 `protobuf:"bytes,2,opt,name=container_name,json=containerName,proto3" json:"container_name,omitempty"`
+	Ports         []*v1.PortMapping      `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,8 +215,24 @@ func (x *UseRequest) GetContainerId() string {
 	return ""
 }
 
+func (x *UseRequest) GetContainerName() string {
+	if x != nil {
+		return x.ContainerName
+	}
+	return ""
+}
+
+func (x *UseRequest) GetPorts() []*v1.PortMapping {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
 type UseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of the container's.
+	Endpoints     []*v1.EndpointInfo `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +265,13 @@ func (x *UseResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use UseResponse.ProtoReflect.Descriptor instead.
 func (*UseResponse) Descriptor() ([]byte, []int) {
 	return file_berth_network_v1_endpoint_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UseResponse) GetEndpoints() []*v1.EndpointInfo {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
 }
 
 type AttachResponse struct {
@@ -698,11 +723,14 @@ const file_berth_network_v1_endpoint_proto_rawDesc = "" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x123\n" +
 	"\anetwork\x18\x04 \x01(\v2\x19.berth.api.v1.NetworkSpecR\anetwork\x12\x1c\n" +
 	"\tephemeral\x18\x05 \x01(\bR\tephemeral\x12\x18\n" +
-	"\astandby\x18\x06 \x01(\bR\astandby\"/\n" +
+	"\astandby\x18\x06 \x01(\bR\astandby\"\x87\x01\n" +
 	"\n" +
 	"UseRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\r\n" +
-	"\vUseResponse\"\xd5\x02\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12%\n" +
+	"\x0econtainer_name\x18\x02 \x01(\tR\rcontainerName\x12/\n" +
+	"\x05ports\x18\x03 \x03(\v2\x19.berth.api.v1.PortMappingR\x05ports\"G\n" +
+	"\vUseResponse\x128\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x1a.berth.api.v1.EndpointInfoR\tendpoints\"\xd5\x02\n" +
 	"\x0eAttachResponse\x129\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x1b.berth.network.v1.NamespaceR\tnamespace\x128\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1a.berth.api.v1.EndpointInfoR\tendpoints\x12-\n" +
@@ -774,30 +802,33 @@ var file_berth_network_v1_endpoint_proto_goTypes = []any{
 	(*Endpoint)(nil),        // 11: berth.network.v1.Endpoint
 	nil,                     // 12: berth.network.v1.AttachResponse.SysctlsEntry
 	(*v1.NetworkSpec)(nil),  // 13: berth.api.v1.NetworkSpec
-	(*v1.EndpointInfo)(nil), // 14: berth.api.v1.EndpointInfo
+	(*v1.PortMapping)(nil),  // 14: berth.api.v1.PortMapping
+	(*v1.EndpointInfo)(nil), // 15: berth.api.v1.EndpointInfo
 }
 var file_berth_network_v1_endpoint_proto_depIdxs = []int32{
 	13, // 0: berth.network.v1.AttachRequest.network:type_name -> berth.api.v1.NetworkSpec
-	5,  // 1: berth.network.v1.AttachResponse.namespace:type_name -> berth.network.v1.Namespace
-	14, // 2: berth.network.v1.AttachResponse.endpoints:type_name -> berth.api.v1.EndpointInfo
-	6,  // 3: berth.network.v1.AttachResponse.dns:type_name -> berth.network.v1.DnsConfig
-	12, // 4: berth.network.v1.AttachResponse.sysctls:type_name -> berth.network.v1.AttachResponse.SysctlsEntry
-	0,  // 5: berth.network.v1.Namespace.kind:type_name -> berth.network.v1.Namespace.Kind
-	11, // 6: berth.network.v1.ListResponse.endpoints:type_name -> berth.network.v1.Endpoint
-	14, // 7: berth.network.v1.Endpoint.info:type_name -> berth.api.v1.EndpointInfo
-	1,  // 8: berth.network.v1.EndpointService.Attach:input_type -> berth.network.v1.AttachRequest
-	2,  // 9: berth.network.v1.EndpointService.Use:input_type -> berth.network.v1.UseRequest
-	7,  // 10: berth.network.v1.EndpointService.Detach:input_type -> berth.network.v1.DetachRequest
-	9,  // 11: berth.network.v1.EndpointService.List:input_type -> berth.network.v1.ListRequest
-	4,  // 12: berth.network.v1.EndpointService.Attach:output_type -> berth.network.v1.AttachResponse
-	3,  // 13: berth.network.v1.EndpointService.Use:output_type -> berth.network.v1.UseResponse
-	8,  // 14: berth.network.v1.EndpointService.Detach:output_type -> berth.network.v1.DetachResponse
-	10, // 15: berth.network.v1.EndpointService.List:output_type -> berth.network.v1.ListResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	14, // 1: berth.network.v1.UseRequest.ports:type_name -> berth.api.v1.PortMapping
+	15, // 2: berth.network.v1.UseResponse.endpoints:type_name -> berth.api.v1.EndpointInfo
+	5,  // 3: berth.network.v1.AttachResponse.namespace:type_name -> berth.network.v1.Namespace
+	15, // 4: berth.network.v1.AttachResponse.endpoints:type_name -> berth.api.v1.EndpointInfo
+	6,  // 5: berth.network.v1.AttachResponse.dns:type_name -> berth.network.v1.DnsConfig
+	12, // 6: berth.network.v1.AttachResponse.sysctls:type_name -> berth.network.v1.AttachResponse.SysctlsEntry
+	0,  // 7: berth.network.v1.Namespace.kind:type_name -> berth.network.v1.Namespace.Kind
+	11, // 8: berth.network.v1.ListResponse.endpoints:type_name -> berth.network.v1.Endpoint
+	15, // 9: berth.network.v1.Endpoint.info:type_name -> berth.api.v1.EndpointInfo
+	1,  // 10: berth.network.v1.EndpointService.Attach:input_type -> berth.network.v1.AttachRequest
+	2,  // 11: berth.network.v1.EndpointService.Use:input_type -> berth.network.v1.UseRequest
+	7,  // 12: berth.network.v1.EndpointService.Detach:input_type -> berth.network.v1.DetachRequest
+	9,  // 13: berth.network.v1.EndpointService.List:input_type -> berth.network.v1.ListRequest
+	4,  // 14: berth.network.v1.EndpointService.Attach:output_type -> berth.network.v1.AttachResponse
+	3,  // 15: berth.network.v1.EndpointService.Use:output_type -> berth.network.v1.UseResponse
+	8,  // 16: berth.network.v1.EndpointService.Detach:output_type -> berth.network.v1.DetachResponse
+	10, // 17: berth.network.v1.EndpointService.List:output_type -> berth.network.v1.ListResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_berth_network_v1_endpoint_proto_init() }

@@ -38,8 +38,9 @@ type EndpointServiceClient interface {
 	// ALREADY_EXISTS (reason PORT_IN_USE) when a port is taken; NOT_FOUND network; RESOURCE_EXHAUSTED no address left;
 	// UNAVAILABLE when execd must make a namespace and is away.
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
-	// Use announces and lists an endpoint that was attached with standby: its container is there now. One that has no such
-	// endpoint, or has none any more, is left as it is. Idempotent.
+	// Use gives an endpoint that was attached with standby to its container: ports are published when the answer comes, and
+	// it is announced and listed. A container that has no such endpoint, or has none any more, is left as it is. Idempotent.
+	// Errors as Attach; the endpoint stands by as before then.
 	Use(ctx context.Context, in *UseRequest, opts ...grpc.CallOption) (*UseResponse, error)
 	// Takes everything back: ports and addresses are free when the answer comes; links are deleted in the background.
 	// Detaching what is not there succeeds.
@@ -107,8 +108,9 @@ type EndpointServiceServer interface {
 	// ALREADY_EXISTS (reason PORT_IN_USE) when a port is taken; NOT_FOUND network; RESOURCE_EXHAUSTED no address left;
 	// UNAVAILABLE when execd must make a namespace and is away.
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
-	// Use announces and lists an endpoint that was attached with standby: its container is there now. One that has no such
-	// endpoint, or has none any more, is left as it is. Idempotent.
+	// Use gives an endpoint that was attached with standby to its container: ports are published when the answer comes, and
+	// it is announced and listed. A container that has no such endpoint, or has none any more, is left as it is. Idempotent.
+	// Errors as Attach; the endpoint stands by as before then.
 	Use(context.Context, *UseRequest) (*UseResponse, error)
 	// Takes everything back: ports and addresses are free when the answer comes; links are deleted in the background.
 	// Detaching what is not there succeeds.
