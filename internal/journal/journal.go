@@ -6,7 +6,7 @@
 // disk. A [Batch] of changes is one frame in the file and takes effect whole or
 // not at all. [Journal.Commit] either returns as soon as the kernel has the
 // frame (it then survives the death of the process, not of the machine) or
-// waits until it is on the disk; one fdatasync serves all who wait at that
+// waits until it is on the disk, as [Journal.Sync] does later; one fdatasync serves all who wait at that
 // moment. It is not made for large values, nor for more data than fits in
 // memory: everything is.
 //
@@ -278,6 +278,23 @@ func (j *Journal) Commit(b *Batch, durable bool) error {
 	// lack of space, is nobody's error and is tried again at the next commit.
 	_ = j.compact(j.mostlyGarbage)
 	return nil
+}
+
+// Sync waits until all that was committed before is on the disk: for who has something else to do between writing and
+// waiting. An error is that of a durable Commit.
+func (j *Journal) Sync() error {
+	if j.broken.Load() {
+		if err := j.compact(func() bool { return j.broken.Load() }); err != nil {
+			return err
+		}
+	}
+	j.writeMu.Lock()
+	last := j.written
+	j.writeMu.Unlock()
+	if err := j.wait(last); err != nil {
+		return err
+	}
+	return pointSynced.Hit()
 }
 
 // Put commits one record; a shorthand.

@@ -263,6 +263,33 @@ func TestAfterAFailedSyncTheFileIsRewritten(t *testing.T) {
 	}
 }
 
+// TestSync: what was committed without waiting is on the disk then, also if a sync before had failed.
+func TestSync(t *testing.T) {
+	t.Cleanup(faultpoint.Reset)
+	j := open(t, t.TempDir(), Options{})
+	for _, broken := range []bool{false, true} {
+		if err := j.Put("a", []byte("1"), false); err != nil {
+			t.Fatal(err)
+		}
+		if j.durable == j.size {
+			t.Fatal("it is on the disk before it was asked for")
+		}
+		j.broken.Store(broken)
+		if err := j.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if j.durable != j.size || j.synced != j.written || j.broken.Load() {
+			t.Errorf("broken before: %t; on the disk are %d of %d bytes, batch %d of %d", broken, j.durable, j.size, j.synced, j.written)
+		}
+	}
+	if err := faultpoint.Arm("journal.synced=error"); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Sync(); err == nil {
+		t.Error("a failure is not told")
+	}
+}
+
 func TestTooLargeBatchIsRefused(t *testing.T) {
 	j := open(t, t.TempDir(), Options{})
 	if err := j.Put("k", make([]byte, MaxBatch+1), false); !errors.Is(err, fault.InvalidArgument) {

@@ -1,16 +1,22 @@
 package execd
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"berth/internal/fault"
+	"berth/libcontainer/clock"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	imagev1 "berth/proto/berth/image/v1"
@@ -98,7 +104,7 @@ func TestStandBy(t *testing.T) {
 		"something bound": {ahead: func(s *apiv1.ContainerSpec) {
 			s.Mounts = []*apiv1.MountSpec{{Type: apiv1.MountType_MOUNT_TYPE_TMPFS, Target: "/x"}}
 		}},
-		"one that is to stay": {ahead: func(s *apiv1.ContainerSpec) { s.AutoRemove = false }},
+		"one that is to stay": {ahead: func(s *apiv1.ContainerSpec) { s.AutoRemove = false }, stands: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t)
@@ -135,6 +141,118 @@ func TestStandBy(t *testing.T) {
 				t.Errorf("%d containers wait for a command", n)
 			}
 		})
+	}
+}
+
+// runDetached is `run -d` of a container whose other parts are on the disk: its record is, when the answer comes.
+func (e *engine) runDetached(create *execv1.CreateRequest, network *networkv1.AttachResponse) (steps []string, err error) {
+	e.tb.Helper()
+	ctx, cancel := context.WithTimeout(e.tb.Context(), 20*time.Second)
+	defer cancel()
+	stream, err := e.launch.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	open := &execv1.RunRequest_Open{Create: create, Network: network, Timeline: &execv1.Timeline{Wanted: true, Begun: clock.Now()}}
+	if err := stream.Send(&execv1.RunRequest{Message: &execv1.RunRequest_Open_{Open: open}}); err != nil {
+		return nil, err
+	}
+	for {
+		m, err := stream.Recv()
+		if err == io.EOF {
+			return steps, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range m.GetStarted().GetTrace() {
+			steps = append(steps, s.Name)
+		}
+	}
+}
+
+// TestStandByOfOneThatStays: it is recorded and logs as any other, is started again by its policy and by hand, and both
+// times is built anew.
+func TestStandByOfOneThatStays(t *testing.T) {
+	e := start(t)
+	spec := script("echo out; exit 3")
+	create, stands := e.standBy(spec, private())
+	if !stands {
+		t.Fatal("it was not built ahead")
+	}
+	create.Spec = proto.CloneOf(spec)
+	create.Spec.Name, create.Spec.Restart = "stays", &apiv1.RestartPolicy{Name: "on-failure", MaxRetries: 1}
+	steps, err := e.runDetached(create, private())
+	if err != nil || slices.Contains(steps, "pivot root") || !slices.Contains(steps, "record on disk") {
+		t.Fatalf("%v, steps %q", err, steps)
+	}
+	eventually(t, "its second end", func() bool {
+		c := e.inspect("stays")
+		return c.RestartCount == 1 && c.State == apiv1.ContainerState_CONTAINER_STATE_EXITED && c.Exit.Code == 3
+	})
+	if out := e.logs(&apiv1.LogsRequest{Container: create.Id, Stdout: true}); out != "out\nout\n" {
+		t.Errorf("its log is %q", out)
+	}
+	if err := e.startID(create.Id); err != nil {
+		t.Error(err)
+	}
+	if n := e.inits(); n > 0 {
+		t.Errorf("%d containers wait for a command", n)
+	}
+}
+
+// TestF01KilledInALaunchOfWhatStoodBy: a container that stays is there or not after execd's death, and nothing else is.
+func TestF01KilledInALaunchOfWhatStoodBy(t *testing.T) {
+	for _, point := range []string{"execd.container-recorded", "execd.launch-planned", "execd.started", "journal.appended", "journal.synced"} {
+		t.Run(point, func(t *testing.T) {
+			e := start(t)
+			e.kill()
+			e.faults = point + "=1*kill"
+			e.up()
+			spec := script("sleep 1000")
+			create, _ := e.standBy(spec, private())
+			if _, err := e.runDetached(create, private()); err == nil {
+				t.Error("the point was not met")
+			}
+			e.cmd.Wait()
+			e.faults = ""
+			e.up()
+			eventually(t, "its init has ended or is its command", func() bool { return e.inits() == 0 })
+			if _, err := e.launch.Remove(t.Context(), &execv1.RemoveRequest{Container: create.Id, Force: true}); err != nil && !errors.Is(err, fault.NotFound) {
+				t.Errorf("remove: %v", err)
+			}
+			e.audit()
+		})
+	}
+}
+
+// TestF08PowerCutAfterALaunchOfWhatStoodBy: of a container whose record was on the disk when it was being launched it is
+// not known whether it ran, once the machine went down. With the machine up it is known that nobody was told of it.
+func TestF08PowerCutAfterALaunchOfWhatStoodBy(t *testing.T) {
+	for cut, code := range map[bool]int32{true: 255, false: 125} {
+		e := start(t)
+		e.kill()
+		e.faults = "execd.started=1*kill"
+		e.up()
+		create, _ := e.standBy(script("sleep 1000"), private())
+		if _, err := e.runDetached(create, private()); err == nil {
+			t.Error("the point was not met")
+		}
+		e.cmd.Wait()
+		if pid := e.monitorPid(); pid > 1 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if cut {
+			if err := os.RemoveAll(e.dir + "/run/execd"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.faults = ""
+		e.up()
+		eventually(t, "its end", func() bool { return e.inspect(create.Id).State == apiv1.ContainerState_CONTAINER_STATE_EXITED })
+		if x := e.inspect(create.Id).Exit; x.GetCode() != code {
+			t.Errorf("the machine went down: %t; it ended with %v, want %d", cut, x, code)
+		}
 	}
 }
 

@@ -79,6 +79,15 @@ func (c *Container) Edit(edit func(*Info) error) (*Info, error) {
 	})
 }
 
+// Note changes what need not be recorded before the next change of something else.
+func (c *Container) Note(edit func(*Info)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := *c.info.Load()
+	edit(&next)
+	c.info.Store(&next)
+}
+
 func (c *Container) change(f func(*Info) error) (*Info, error) {
 	return c.changeThen(f, func(error) bool { return false })
 }

@@ -26,6 +26,8 @@ type Info struct {
 	CreatedAt time.Time
 	// Pending: nobody has been told of it. Its record goes with the machine.
 	Pending bool
+	// Cut: the machine went down after its start had begun. Its record may have missed the rest.
+	Cut bool
 
 	// Of the present run, or the last one.
 	Pid       int

@@ -185,7 +185,7 @@ func (m *Manager) persist(i *container.Info) error {
 // persistStarted is persist for a container that nobody was told of before it
 // runs.
 func (m *Manager) persistStarted(i *container.Info) error {
-	if i.State == container.Starting {
+	if i.State == container.Starting && (i.Pending || i.AutoRemove()) {
 		return nil
 	}
 	return m.persist(i)
@@ -193,14 +193,48 @@ func (m *Manager) persistStarted(i *container.Info) error {
 
 // Create reserves id and name and writes the record.
 func (m *Manager) Create(req *execv1.CreateRequest) (*container.Container, error) {
-	return m.create(req, true)
+	return m.create(req, m.persist, func(i *container.Info) error { return m.Records.Put(i, true) })
 }
 
-// CreateForStart is Create for a container that the caller starts at once. If it
-// goes with its exit, it is first recorded when it runs: until then it is nothing
-// that anybody could want back, and recovery ends what has no record.
-func (m *Manager) CreateForStart(req *execv1.CreateRequest) (*container.Container, error) {
-	return m.create(req, !req.GetSpec().GetAutoRemove())
+// CreateForStart is Create for a container that the caller starts at once. If its record is to be on the disk then, kept
+// waits for that; otherwise it is nil.
+//
+// One that goes with its exit, or is pending, is first recorded when it runs: until then it is nothing that anybody could
+// want back, and recovery ends what has no record. Of any other the record is on its way to the disk while it is launched.
+func (m *Manager) CreateForStart(req *execv1.CreateRequest) (c *container.Container, kept func() error, err error) {
+	later := func(*container.Info) error { return nil }
+	if req.GetSpec().GetAutoRemove() || req.Pending {
+		c, err = m.create(req, m.persistStarted, later)
+		return c, nil, err
+	}
+	r := &early{manager: m}
+	c, err = m.create(req, r.persist, later)
+	return c, r.wait, err
+}
+
+// early is a record that goes to the disk as soon as there is one, and that one says that the container is starting.
+type early struct {
+	manager *Manager
+	done    chan struct{} // nil before the first record; changes are one at a time, and precede the wait
+	err     error
+}
+
+func (r *early) persist(i *container.Info) error {
+	if err := r.manager.persist(i); err != nil || r.done != nil {
+		return err
+	}
+	r.done = make(chan struct{})
+	go func() {
+		defer close(r.done)
+		r.err = r.manager.Records.Sync(i)
+	}()
+	return nil
+}
+
+// wait is called by who has started the container.
+func (r *early) wait() error {
+	<-r.done
+	return r.err
 }
 
 // Confirm makes a pending container one that lasts: somebody is about to be told of
@@ -219,7 +253,8 @@ func (m *Manager) Confirm(c *container.Container) error {
 	return m.Records.Put(i, true)
 }
 
-func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Container, error) {
+// create calls record for the new container, and persist for each of its changes.
+func (m *Manager) create(req *execv1.CreateRequest, persist, record func(*container.Info) error) (*container.Container, error) {
 	spec := req.GetSpec()
 	if spec == nil {
 		return nil, fault.InvalidArgument.Errorf("SPEC", "the request has no container")
@@ -236,8 +271,8 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 	}
 	i := newInfo(req, name)
 	err = m.reserveIDs(i)
-	if err == nil && record {
-		err = m.Records.Put(i, !i.Pending)
+	if err == nil {
+		err = record(i)
 	}
 	if err == nil {
 		if err = recorded.Hit(); err != nil {
@@ -248,10 +283,6 @@ func (m *Manager) create(req *execv1.CreateRequest, record bool) (*container.Con
 		m.Containers.Free(i.ID, i.Name)
 		m.Containers.FreeIDs(i.ID, i.IDBase)
 		return nil, err
-	}
-	persist := m.persist
-	if !record {
-		persist = m.persistStarted
 	}
 	c := container.New(i, persist)
 	m.Containers.Add(c)

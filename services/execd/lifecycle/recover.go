@@ -22,7 +22,9 @@ import (
 //
 //	record says       the monitor has it         it does not
 //	created, exited   -                          as it was
-//	starting          running: it is             undone: the start has failed
+//	starting          running: it is             undone: the start has failed;
+//	                                             if the machine went down it is
+//	                                             taken for one that ran
 //	running, paused   running: it is             exit file: that is the end;
 //	                  ended: that is the end     else killed, status 255
 //	restarting        -                          started again
@@ -79,6 +81,11 @@ func (m *Manager) recoverOne(c *container.Container, i *container.Info, s *wire.
 	switch {
 	case i.State == container.Starting && s != nil:
 		_, err = c.Move(container.Started, func(i *container.Info) { readopt(i, s) })
+	case i.State == container.Starting && i.Cut:
+		if _, err = c.Move(container.Started, nil); err == nil {
+			m.containerEnded(m.lostExit(c.Info()))
+			return
+		}
 	case i.State == container.Starting:
 		m.undoStart(c, i)
 		return

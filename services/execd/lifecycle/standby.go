@@ -22,7 +22,7 @@ import (
 )
 
 // A container can be built before anybody has asked for it, all but its command: apid has one
-// built of what it keeps at hand for the next `run --rm` of an image. When that run comes and
+// built of what it keeps at hand for the next `run` of an image. When that run comes and
 // its plan turns out to be the one that was carried out, only the command is left to start.
 // Otherwise what was built is ended, and the container built from scratch.
 //
@@ -55,7 +55,7 @@ func (m *Manager) StandBy(ctx context.Context, req *execv1.CreateRequest, networ
 		return false, err
 	}
 	// What is bound from the host is copied as it is: mounts made there later would not be seen.
-	if !spec.GetAutoRemove() || spec.Tty || spec.Init || len(spec.Mounts) > 0 || len(req.GetRootfs().GetVolumes()) > 0 {
+	if spec.GetTty() || spec.Init || len(spec.Mounts) > 0 || len(req.GetRootfs().GetVolumes()) > 0 {
 		return false, nil
 	}
 	if private, err := m.Builder.PrivateUsers(spec); private || err != nil {

@@ -63,7 +63,7 @@ func (m *Manager) run(ctx context.Context, c *container.Container, i *container.
 		return nil, err
 	}
 	req.Trace = g.Timeline != nil
-	if stands == nil {
+	if stands == nil || restarting(i.Spec) { // what is started again is built anew
 		if req.Config, req.Filter, err = plan.Start.Encode(); err != nil {
 			return nil, err
 		}

@@ -44,6 +44,14 @@ func (t *Timeline) Add(name string, stage apiv1.Stage, begin int64) {
 	}
 }
 
+// After is for the steps that follow those of t.
+func (t *Timeline) After() *Timeline {
+	if t == nil {
+		return nil
+	}
+	return &Timeline{begun: t.begun}
+}
+
 // launched adds the monitor's steps, and gives all.
 func (t *Timeline) launched(l *wire.Launched) []*apiv1.TraceStep {
 	if t == nil {
@@ -74,7 +82,25 @@ func Steps(steps []wire.Step, zero time.Duration) []*apiv1.TraceStep {
 	return out
 }
 
-// afterStart adds to a trace what followed the start, which was its last step.
+// Note adds the steps of t, which were taken after the start that gave i, to what is known of that start, and gives i with
+// them. The record has them with the container's next change.
+func (m *Manager) Note(c *container.Container, i *container.Info, t *Timeline) *container.Info {
+	if t == nil || len(i.Trace) == 0 {
+		return i
+	}
+	first := i.Trace[0]
+	with := func(i *container.Info) { i.Trace = append(slices.Clip(i.Trace), t.steps...) }
+	c.Note(func(now *container.Info) {
+		if len(now.Trace) > 0 && now.Trace[0] == first { // it is the same start still
+			with(now)
+		}
+	})
+	noted := *i
+	with(&noted)
+	return &noted
+}
+
+// afterStart adds to a trace what followed the start, which ended with the command's execution.
 // There is nothing to add to the trace of a start that nobody wanted to know of,
 // and for an exit of which the monitor does not say how long after the start it
 // was.
@@ -83,7 +109,7 @@ func afterStart(steps []*apiv1.TraceStep, e *wire.Exit) []*apiv1.TraceStep {
 		return steps
 	}
 	steps = slices.Clip(steps) // others read them
-	start := trace.End(steps)
+	start := startOf(steps)
 	ran, spoke := start+e.Ran, start
 	if e.FirstByte > 0 {
 		spoke = start + min(e.FirstByte, e.Ran)
@@ -93,12 +119,26 @@ func afterStart(steps []*apiv1.TraceStep, e *wire.Exit) []*apiv1.TraceStep {
 		trace.Step("pass on output and exit", apiv1.Stage_STAGE_CLEANUP, ran, ran+max(time.Since(e.At), 0)))
 }
 
-// StepsSince are those of now that before had not yet; none if another run has
-// begun meanwhile.
-func StepsSince(before, now *container.Info) []*apiv1.TraceStep {
-	n := len(before.Trace)
-	if n == 0 || len(now.Trace) <= n || now.Trace[0] != before.Trace[0] {
+// startOf is when the command began to run: what is done for the record goes on meanwhile.
+func startOf(steps []*apiv1.TraceStep) (at time.Duration) {
+	for _, s := range steps {
+		if s.Stage == apiv1.Stage_STAGE_EXEC {
+			at = max(at, s.Offset.AsDuration()+s.Duration.AsDuration())
+		}
+	}
+	return at
+}
+
+// StepsSince are those that followed the start which gave before; none if another run has begun meanwhile.
+func StepsSince(before, now *container.Info) (since []*apiv1.TraceStep) {
+	if len(before.Trace) == 0 || len(now.Trace) == 0 || now.Trace[0] != before.Trace[0] {
 		return nil
 	}
-	return now.Trace[n:]
+	for _, s := range now.Trace {
+		switch s.Stage {
+		case apiv1.Stage_STAGE_FIRST_BYTE, apiv1.Stage_STAGE_EXIT, apiv1.Stage_STAGE_CLEANUP:
+			since = append(since, s)
+		}
+	}
+	return since
 }

@@ -4,9 +4,10 @@
 // the run folder, on a tmpfs. All others are in the state folder; that one
 // exists is on the disk before anybody is told so, while its states need only
 // survive this process, for a machine that goes down takes them along. Until
-// somebody is told a container is pending: its record may or may not be on the
+// somebody is told a container may be pending: its record may or may not be on the
 // disk, and says which life of the run folder it belongs to, for what else there
-// is of the container may be lost.
+// is of the container may be lost. So does one of a container that is starting, whose
+// later states the disk may not have.
 package records
 
 import (
@@ -94,6 +95,17 @@ func (s *Store) Put(i *container.Info, durable bool) error {
 	return nil
 }
 
+// Sync waits until what was put of a container is on the disk, if there is one under it.
+func (s *Store) Sync(i *container.Info) error {
+	if i.AutoRemove() {
+		return nil
+	}
+	if err := s.lasting.Sync(); err != nil {
+		return fmt.Errorf("write container record: %w", err)
+	}
+	return nil
+}
+
 // Delete removes a record. It waits for the disk, so that what is removed does
 // not come back, unless the container was one that lives in the run folder.
 func (s *Store) Delete(i *container.Info) error {
@@ -110,11 +122,14 @@ func (s *Store) Load() ([]*container.Info, error) {
 	var errs []error
 	for _, j := range []*journal.Journal{s.lasting, s.fleeting} {
 		for id, b := range j.Range("") {
-			i, era, err := decode(b)
-			if err == nil && i.Pending && era != s.era {
+			i, r, err := decode(b)
+			if err == nil && i.Pending && r.Pending != s.era {
 				// The machine went down before anybody was told of it.
 				errs = append(errs, j.Delete(id, false))
 				continue
+			}
+			if err == nil {
+				i.Cut = r.Starting != "" && r.Starting != s.era
 			}
 			if err == nil && i.ID != id {
 				err = fmt.Errorf("it is of %.64q", i.ID)
@@ -156,7 +171,8 @@ type record struct {
 	Exit      *container.ExitStatus `json:"exit,omitempty"`
 	Runs      uint64                `json:"runs,omitempty"`
 	Stopped   bool                  `json:"stopped,omitempty"`
-	Pending   string                `json:"pending,omitempty"` // era, while it is
+	Pending   string                `json:"pending,omitempty"`  // era, while it is
+	Starting  string                `json:"starting,omitempty"` // era, while it is
 }
 
 func (s *Store) encode(i *container.Info) ([]byte, error) {
@@ -167,6 +183,9 @@ func (s *Store) encode(i *container.Info) ([]byte, error) {
 	}
 	if i.Pending {
 		r.Pending = s.era
+	}
+	if i.State == container.Starting {
+		r.Starting = s.era
 	}
 	var errs [4]error
 	message := &apiv1.Container{
@@ -192,13 +211,12 @@ func (s *Store) encode(i *container.Info) ([]byte, error) {
 	return json.Marshal(&r)
 }
 
-func decode(b []byte) (i *container.Info, era string, err error) {
-	var r record
+func decode(b []byte) (i *container.Info, r record, err error) {
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, "", err
+		return nil, r, err
 	}
 	if r.Version > version {
-		return nil, "", fmt.Errorf("format %d is newer than this execd", r.Version)
+		return nil, r, fmt.Errorf("format %d is newer than this execd", r.Version)
 	}
 	var c, volumes apiv1.Container
 	i = &container.Info{
@@ -216,12 +234,12 @@ func decode(b []byte) (i *container.Info, era string, err error) {
 		err = errors.Join(err, proto.Unmarshal(r.Namespace, i.Namespace))
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, r, err
 	}
 	if i.Spec = c.Spec; i.Spec == nil {
 		i.Spec = new(apiv1.ContainerSpec)
 	}
 	i.Volumes, i.Endpoints, i.Hostname, i.Command, i.Env, i.Cwd = volumes.Mounts, c.Endpoints, c.Hostname, c.Command, c.Env, c.WorkingDir
 	i.Mounts, i.Warnings, i.Trace, i.RestartCount = c.Mounts, c.Warnings, c.Trace, c.RestartCount
-	return i, r.Pending, nil
+	return i, r, nil
 }

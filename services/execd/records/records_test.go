@@ -161,3 +161,42 @@ func TestPending(t *testing.T) {
 		t.Errorf("later: %s, want %s", got, want)
 	}
 }
+
+// TestCut: a container whose start the machine went down in, or after, is known as such, for its record may have missed
+// that it ran.
+func TestCut(t *testing.T) {
+	state, run := t.TempDir(), t.TempDir()
+	s, err := Open(state, run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range []container.State{container.Created, container.Starting, container.Running} {
+		i := &container.Info{ID: string(st), State: st, Spec: new(apiv1.ContainerSpec)}
+		if err := s.Put(i, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sync(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	for runDir, want := range map[string]string{run: "", t.TempDir(): string(container.Starting)} {
+		if s, err = Open(state, runDir); err != nil {
+			t.Fatal(err)
+		}
+		all, err := s.Load()
+		if err != nil || len(all) != 3 {
+			t.Fatalf("%d records, %v", len(all), err)
+		}
+		var cut string
+		for _, i := range all {
+			if i.Cut {
+				cut += i.ID
+			}
+		}
+		if cut != want {
+			t.Errorf("with the run folder of before: %t; cut are %q, want %q", runDir == run, cut, want)
+		}
+		s.Close()
+	}
+}

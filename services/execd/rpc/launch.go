@@ -67,7 +67,16 @@ func (s *launchService) Confirm(_ context.Context, req *execv1.ConfirmRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &execv1.ConfirmResponse{}, s.life.Confirm(c)
+	timeline := lifecycle.NewTimeline(req.Timeline)
+	begin, i := timeline.Now(), c.Info()
+	if err := s.life.Confirm(c); err != nil {
+		return nil, err
+	}
+	timeline.Add("confirm", apiv1.Stage_STAGE_RECORD, begin)
+	if i.RestartCount == 0 { // it is the start of these steps
+		s.life.Note(c, i, timeline)
+	}
+	return &execv1.ConfirmResponse{}, nil
 }
 
 // startResponse has execd's steps, which follow the caller's, if they are wanted.
@@ -101,7 +110,7 @@ func (s *launchService) Run(stream runStream) error {
 	}
 	timeline := lifecycle.NewTimeline(open.Timeline)
 	begin := timeline.Now()
-	c, err := s.life.CreateForStart(open.Create)
+	c, kept, err := s.life.CreateForStart(open.Create)
 	if err != nil {
 		return err
 	}
@@ -109,6 +118,14 @@ func (s *launchService) Run(stream runStream) error {
 	name := c.Info().Name
 	given := lifecycle.Given{Rootfs: open.Create.GetRootfs(), Network: open.Network, Timeline: timeline}
 	i, err := s.life.Start(stream.Context(), c, given, client)
+	if err == nil && kept != nil {
+		after := timeline.After()
+		begin := after.Now()
+		if err = kept(); err == nil {
+			after.Add("record on disk", apiv1.Stage_STAGE_RECORD, begin)
+			i = s.life.Note(c, i, after)
+		}
+	}
 	if err == nil {
 		err = tellStarted(stream, name, startResponse(i, open.Timeline))
 	}
