@@ -204,9 +204,7 @@ func TestRunFailuresLeaveNothing(t *testing.T) {
 			if !errors.Is(err, c.kind) || fault.ReasonOf(err) != c.reason {
 				t.Errorf("err = %v (%s)", err, fault.ReasonOf(err))
 			}
-			if got := w.counts(); got != (counts{1, 1, 1}) {
-				t.Errorf("left: %+v", got)
-			}
+			w.expect(counts{1, 1, 1})
 		})
 	}
 }
@@ -895,5 +893,5 @@ func TestS28NothingStaysOfClientsThatLeft(t *testing.T) {
 	for _, c := range running {
 		w.execd.finish(c, 0)
 	}
-	w.expectOnlySpares()
+	w.expect(counts{})
 }

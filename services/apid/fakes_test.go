@@ -113,7 +113,8 @@ type fakeImaged struct {
 	mu       sync.Mutex
 	images   map[string]bool
 	rootfs   map[string]string // container -> image
-	volumes  []string          // that images declare
+	prepared map[string]*imagev1.PrepareRequest
+	volumes  []string // that images declare
 	pulls    int
 	pullGate chan struct{} // a pull ends when it is closed; nil: at once
 	pullLost chan struct{} // gets one for each pull given up
@@ -130,6 +131,7 @@ func (f rootfsService) Prepare(_ context.Context, req *imagev1.PrepareRequest) (
 		return nil, fault.AlreadyExists.Errorf("ROOTFS_EXISTS", "exists")
 	}
 	f.rootfs[req.ContainerId] = req.Image
+	f.prepared[req.ContainerId] = req
 	return &imagev1.PrepareResponse{Rootfs: f.recipe(req.ContainerId)}, nil
 }
 
@@ -290,12 +292,8 @@ func (f endpointService) Attach(_ context.Context, req *networkv1.AttachRequest)
 	if f.endpoints[req.ContainerId] != nil {
 		return nil, fault.AlreadyExists.Errorf("ENDPOINT_EXISTS", "endpoint exists")
 	}
-	for _, other := range f.endpoints {
-		for _, p := range other.Network.Ports {
-			if slices.ContainsFunc(req.Network.Ports, func(q *apiv1.PortMapping) bool { return q.HostPort != 0 && q.HostPort == p.HostPort }) {
-				return nil, fault.AlreadyExists.Errorf("PORT_IN_USE", "port %d is in use", p.HostPort)
-			}
-		}
+	if err := f.free(req.Network.GetPorts()); err != nil {
+		return nil, err
 	}
 	f.endpoints[req.ContainerId] = req
 	return &networkv1.AttachResponse{
@@ -304,13 +302,36 @@ func (f endpointService) Attach(_ context.Context, req *networkv1.AttachRequest)
 	}, nil
 }
 
+// free needs mu.
+func (f *fakeNetd) free(ports []*apiv1.PortMapping) error {
+	for _, other := range f.endpoints {
+		for _, p := range other.Network.GetPorts() {
+			if slices.ContainsFunc(ports, func(q *apiv1.PortMapping) bool { return q.HostPort != 0 && q.HostPort == p.HostPort }) {
+				return fault.AlreadyExists.Errorf("PORT_IN_USE", "port %d is in use", p.HostPort)
+			}
+		}
+	}
+	return nil
+}
+
 func (f endpointService) Use(_ context.Context, req *networkv1.UseRequest) (*networkv1.UseResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if e := f.endpoints[req.ContainerId]; e != nil {
-		e.Standby = false
+	resp := new(networkv1.UseResponse)
+	e := f.endpoints[req.ContainerId]
+	if e == nil {
+		return resp, nil
 	}
-	return new(networkv1.UseResponse), nil
+	if e.Standby {
+		if err := f.free(req.Ports); err != nil {
+			return nil, err
+		}
+		e = proto.CloneOf(e)
+		e.Standby, e.Network = false, &apiv1.NetworkSpec{Mode: e.Network.GetMode(), Ports: req.Ports}
+		f.endpoints[req.ContainerId] = e
+	}
+	resp.Endpoints = append(resp.Endpoints, &apiv1.EndpointInfo{Network: "bridge", Ports: e.Network.Ports})
+	return resp, nil
 }
 
 func (f endpointService) Detach(_ context.Context, req *networkv1.DetachRequest) (*networkv1.DetachResponse, error) {
@@ -349,6 +370,7 @@ type fakeContainer struct {
 	exited   chan struct{}
 	restarts int
 	pending  bool
+	network  *networkv1.AttachResponse
 }
 
 type fakeExecd struct {
@@ -428,7 +450,7 @@ func (f *fakeExecd) begin(ctx context.Context, c *fakeContainer, network *networ
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c.state = apiv1.ContainerState_CONTAINER_STATE_RUNNING
+	c.state, c.network = apiv1.ContainerState_CONTAINER_STATE_RUNNING, network
 	c.stop, c.exited = make(chan struct{}), make(chan struct{})
 	f.emit("start", c.id)
 	return nil
@@ -701,7 +723,7 @@ func newFakes(t testing.TB) *world {
 	}
 	w := &world{
 		t: t, dir: dir,
-		imaged: &fakeImaged{images: map[string]bool{"web": true}, rootfs: map[string]string{}, pullLost: make(chan struct{}, 8)},
+		imaged: &fakeImaged{images: map[string]bool{"web": true}, rootfs: map[string]string{}, prepared: map[string]*imagev1.PrepareRequest{}, pullLost: make(chan struct{}, 8)},
 		netd:   &fakeNetd{endpoints: map[string]*networkv1.AttachRequest{}},
 		execd: &fakeExecd{containers: map[string]*fakeContainer{}, gate: make(chan struct{}), startLost: make(chan struct{}, 8),
 			eventAdded: make(chan struct{})},
@@ -771,17 +793,26 @@ func (w *world) jobs() apiv1.JobServiceClient     { return apiv1.NewJobServiceCl
 // counts is what the daemons hold.
 type counts struct{ containers, rootfs, endpoints int }
 
-func (w *world) counts() counts {
+// held is all, and how much of it are spares' parts.
+func (w *world) held() (all counts, spares int) {
 	w.execd.mu.Lock()
 	defer w.execd.mu.Unlock()
 	w.imaged.mu.Lock()
 	defer w.imaged.mu.Unlock()
 	w.netd.mu.Lock()
 	defer w.netd.mu.Unlock()
-	return counts{len(w.execd.containers), len(w.imaged.rootfs), len(w.netd.endpoints)}
+	return counts{len(w.execd.containers), len(w.imaged.rootfs), len(w.netd.endpoints)}, len(w.spareIDs())
 }
 
-// expect waits until the daemons hold exactly want.
+// counts is what the daemons hold for containers.
+func (w *world) counts() counts {
+	c, spares := w.held()
+	c.rootfs -= spares
+	c.endpoints -= spares
+	return c
+}
+
+// expect waits until the daemons hold exactly want for containers.
 func (w *world) expect(want counts) {
 	w.t.Helper()
 	w.eventually(fmt.Sprintf("%+v", want), func() (string, bool) {

@@ -116,6 +116,7 @@ func (e *Engine) settleRun(ctx context.Context, c container) {
 			if err != nil {
 				e.wakeLater()
 			}
+			e.standBy(ctx, c)
 		})
 	}
 	if err != nil {

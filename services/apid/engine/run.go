@@ -77,6 +77,7 @@ func (s *Containers) Run(client runClient) error {
 	var made func()
 	if r.spare = e.takeSpare(open.Spec); r.spare != nil {
 		r.container.id, made = r.spare.container.id, r.spare.settled
+		r.container.late = false // it is on the disk
 	} else {
 		made = e.making.add(r.container.id)
 	}
@@ -84,8 +85,19 @@ func (s *Containers) Run(client runClient) error {
 		defer e.attended.add(r.container.id)()
 	}
 	err = r.do(ctx)
-	if err != nil && !r.started {
+	switch {
+	case err != nil && r.spare != nil && !r.spare.used:
+		e.putBack(client.Context(), r.spare)
+		made = func() {}
+	case err != nil && !r.started:
 		e.abandon(ctx, r.container, r.launched, err)
+	case r.started && (open.Detach || !open.Spec.AutoRemove): // else its end has seen to it
+		done := e.standby.trail()
+		e.background(ctx, func(ctx context.Context) {
+			defer done()
+			pause(ctx, afterReply)
+			e.standBy(ctx, r.container)
+		})
 	}
 	made()
 	err = because(ctx, err)
@@ -161,18 +173,21 @@ func (r *run) sync(ctx context.Context) {
 // confirm makes a container that runs one that survives the machine: nobody may be told
 // of one whose record or root file system a power cut could take away. The record comes
 // last, so that there is none without a root file system.
-func (r *run) confirm(ctx context.Context) error {
+func (r *run) confirm(ctx context.Context, launched time.Time) error {
 	if !r.container.late {
 		return nil
 	}
-	return r.container.job.Step("confirm", "execd", func() error {
-		if err := <-r.synced; err != nil {
-			return err
-		}
-		if err := pointSynced.Hit(); err != nil {
-			return err
-		}
-		_, err := r.engine.Backends.Launch().Confirm(ctx, &execv1.ConfirmRequest{Container: r.container.id})
+	j := r.container.job
+	if err := j.Step("imaged sync", "imaged", func() error { return <-r.synced }); err != nil {
+		return err
+	}
+	if err := pointSynced.Hit(); err != nil {
+		return err
+	}
+	return j.Step("confirm", "execd", func() error {
+		_, err := r.engine.Backends.Launch().Confirm(ctx, &execv1.ConfirmRequest{
+			Container: r.container.id, Timeline: r.timing.timelineSince(j, launched),
+		})
 		return err
 	})
 }
@@ -181,7 +196,7 @@ func (r *run) confirm(ctx context.Context) error {
 func (r *run) allocate(ctx context.Context) (parts, error) {
 	if r.spare != nil {
 		r.container.job.Note("standby", "apid", time.Now())
-		return r.spare.parts, nil
+		return r.engine.use(ctx, r.spare, r.container)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -266,14 +281,14 @@ func (r *run) hasStarted(ctx context.Context, m *execv1.StartResponse, begin tim
 		return err
 	}
 	j.Note("execd run", "execd", begin)
-	if err := r.confirm(ctx); err != nil {
+	if err := r.confirm(ctx, time.Now()); err != nil {
 		return err
 	}
 	if !r.release() {
 		return context.Canceled // cancelled this very moment: undo
 	}
 	r.started = true
-	if r.spare != nil {
+	if r.spare != nil && !r.spare.told {
 		r.container.announce = r.engine.announceLater(r.client.Context(), r.container.id)
 	}
 	j.End(r.container.id, nil)

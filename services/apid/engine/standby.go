@@ -9,14 +9,16 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
 	execv1 "berth/proto/berth/exec/v1"
 	networkv1 "berth/proto/berth/network/v1"
 )
 
-// Who has run a container with --rm often runs the next one of the same image
-// soon: scripts, builds, functions. So after such a run the engine gets root
-// file system and endpoint for one more, and the next run asks only execd.
+// Who has run a container often runs the next one of the same image soon: scripts,
+// builds, functions, replicas. So after a run the engine gets root file system and
+// endpoint for one more, and the next run asks only execd; and netd, when ports are
+// to be published. The root file system of a container that lasts is on the disk by then.
 //
 // A spare is a container's parts under an id that no container has. It is made
 // and released like those of a container whose making was broken off, so a
@@ -34,9 +36,12 @@ const standbyTime = 10 * time.Second
 // and one for who comes while the first is replaced.
 const alike = 2
 
-// shape is what spares are made for. A container that was built ahead for one that is alike in too
+// shape is what spares are made for. What lasts is mounted in another way. A container that was built ahead for one that is alike in too
 // little has to be taken down before another is built, so rest tells them apart.
-type shape struct{ image, platform, network, rest string }
+type shape struct {
+	image, platform, network, rest string
+	lasts                          bool
+}
 
 // unbuilt is the rest of containers that execd does not build ahead.
 const unbuilt = "unbuilt"
@@ -68,6 +73,9 @@ type spare struct {
 	parts     parts
 	stands    bool   // execd has built it
 	settled   func() // takes the id out of making
+	epoch     int    // in which it was begun
+	used      bool   // it may be a container's by now
+	told      bool   // netd has announced its endpoint
 }
 
 // standby keeps the spares.
@@ -81,29 +89,31 @@ type standby struct {
 	expiry *time.Timer
 }
 
-// usualShape tells whether a container is one that spares are kept for: removed
-// on exit, of an image that need not be pulled, with nothing of its own from
-// imaged or netd.
+// usualShape tells whether a container is one that spares are kept for: of an image that need not be pulled, with nothing
+// of its own from imaged, and from netd at most ports.
 func usualShape(s *apiv1.ContainerSpec) (shape, bool) {
 	n := s.GetNetwork()
-	own := len(n.GetPorts()) > 0 || n.GetPublishAll() || n.GetIp() != "" || n.GetMacAddress() != "" || len(n.GetAliases()) > 0 ||
-		len(n.GetDns()) > 0 || len(n.GetDnsSearch()) > 0 || len(n.GetDnsOptions()) > 0 || len(n.GetExtraHosts()) > 0 || len(n.GetExpose()) > 0
+	own := n.GetIp() != "" || n.GetMacAddress() != "" || len(n.GetAliases()) > 0 ||
+		len(n.GetDns()) > 0 || len(n.GetDnsSearch()) > 0 || len(n.GetDnsOptions()) > 0 || len(n.GetExtraHosts()) > 0
 	volume := func(m *apiv1.MountSpec) bool { return m.Type == apiv1.MountType_MOUNT_TYPE_VOLUME }
 	mode := n.GetMode()
 	switch mode {
 	case "":
 		mode = defaultNetwork
-	case defaultNetwork, "none", "host":
+	case defaultNetwork:
+	case "none", "host":
+		own = own || publishes(n) // netd says that it does not
 	default:
 		return shape{}, false
 	}
-	usual := s.AutoRemove && s.Name == "" && s.Hostname == "" && !own &&
-		s.Pull != apiv1.PullPolicy_PULL_POLICY_ALWAYS && !slices.ContainsFunc(s.Mounts, volume)
+	usual := s.Hostname == "" && !own && s.Pull != apiv1.PullPolicy_PULL_POLICY_ALWAYS && !slices.ContainsFunc(s.Mounts, volume)
 	if !usual {
 		return shape{}, false
 	}
-	return shape{s.Image, s.Platform, mode, restOf(s)}, true
+	return shape{s.Image, s.Platform, mode, restOf(s), !s.AutoRemove}, true
 }
+
+func publishes(n *apiv1.NetworkSpec) bool { return len(n.GetPorts()) > 0 || n.GetPublishAll() }
 
 // takeSpare gives the parts of a container of that spec, or nil.
 func (e *Engine) takeSpare(s *apiv1.ContainerSpec) *spare {
@@ -121,6 +131,55 @@ func (e *Engine) takeSpare(s *apiv1.ContainerSpec) *spare {
 	taken := b.spares[i]
 	b.spares = slices.Delete(b.spares, i, i+1)
 	return taken
+}
+
+// putBack keeps a spare that was taken and not used.
+func (e *Engine) putBack(ctx context.Context, s *spare) {
+	b := &e.standby
+	b.mu.Lock()
+	keep := s.epoch == b.epoch
+	if keep {
+		b.spares = append(b.spares, s)
+		b.expireLater(e)
+	}
+	b.mu.Unlock()
+	if !keep {
+		e.releaseSpares(ctx, []*spare{s})
+	}
+}
+
+// use gives what stood by for a container to it. A container that goes with its exit and has no ports need not wait for
+// netd: see announceLater. After an error that is the asker's own, such as a port in use, the spare is as before.
+func (e *Engine) use(ctx context.Context, s *spare, c container) (parts, error) {
+	n := c.spec.GetNetwork()
+	ports := n.GetPorts()
+	if n.GetPublishAll() {
+		ports = allPorts(n, s.parts.rootfs.GetConfig().GetExposedPorts())
+	}
+	if c.spec.AutoRemove && len(ports) == 0 || s.shape.network != defaultNetwork {
+		s.used = true
+		return s.parts, nil
+	}
+	var resp *networkv1.UseResponse
+	err := c.job.Step("netd use", "netd", func() (err error) {
+		ctx, cancel := unbroken(ctx, callTime)
+		defer cancel()
+		resp, err = e.Backends.Endpoints().Use(ctx, &networkv1.UseRequest{ContainerId: c.id, ContainerName: c.spec.Name, Ports: ports})
+		return err
+	})
+	if err == nil && len(resp.Endpoints) == 0 {
+		err = fault.Unavailable.Errorf("ENDPOINT_GONE", "the endpoint that stood by for the container is gone").Hint("try again")
+	}
+	switch fault.KindOf(err) {
+	case fault.AlreadyExists, fault.InvalidArgument, fault.Unimplemented:
+		return parts{}, err
+	}
+	s.used, s.told = true, err == nil
+	network := &networkv1.AttachResponse{ // a copy: what execd was told when it built the container stays so
+		Namespace: s.parts.network.Namespace, Endpoints: resp.GetEndpoints(), Dns: s.parts.network.Dns,
+		Sysctls: s.parts.network.Sysctls, Warnings: s.parts.network.Warnings,
+	}
+	return parts{s.parts.rootfs, network}, err
 }
 
 // announceAfter is how long after its start a container's endpoint is announced,
@@ -148,7 +207,8 @@ func (e *Engine) announceLater(ctx context.Context, id string) (now func()) {
 }
 
 // standBy makes a spare like c, which has just run, unless there are enough. It
-// is called in the background of c's end. The oldest of other shapes give way.
+// is called in the background of c's end, or of its start if that is what was asked for. The oldest of other shapes give
+// way.
 func (e *Engine) standBy(ctx context.Context, c container) {
 	want, usual := usualShape(c.spec)
 	if !usual {
@@ -173,6 +233,9 @@ func (e *Engine) standBy(ctx context.Context, c container) {
 	made := e.makeSpare(ctx, want, c.spec)
 
 	b.mu.Lock()
+	if made != nil {
+		made.epoch = epoch
+	}
 	i := slices.Index(b.making, want)
 	b.making = slices.Delete(b.making, i, i+1)
 	if made != nil && epoch == b.epoch {
@@ -205,7 +268,7 @@ func (b *standby) count(of shape) (n int) {
 // would get new ones, for all to see. The next container of a shape is probably like the last in
 // more, so execd builds it like that one; if it is not, it is built again.
 func (e *Engine) makeSpare(ctx context.Context, s shape, last *apiv1.ContainerSpec) *spare {
-	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: true, Network: &apiv1.NetworkSpec{Mode: s.network}}}
+	c := container{id: newID(), spec: &apiv1.ContainerSpec{Image: s.image, Platform: s.platform, AutoRemove: !s.lasts, Network: &apiv1.NetworkSpec{Mode: s.network}}}
 	made := &spare{shape: s, container: c, settled: e.making.add(c.id)}
 	rootfs, err := e.Backends.Rootfs().Prepare(ctx, prepareRequest(c))
 	if err == nil && len(rootfs.GetRootfs().GetConfig().GetVolumes()) == 0 {
@@ -343,7 +406,7 @@ func (e *Engine) releaseSpares(ctx context.Context, old []*spare) {
 var calm = func() map[string]bool {
 	all := map[string]bool{}
 	for service, methods := range map[string][]string{
-		"ContainerService": {"Run", "Create", "Start", "Stop", "Restart", "Remove", "Prune", "Diff", "Kill", "Pause", "Unpause", "Rename",
+		"ContainerService": {"Run", "Create", "Start", "Stop", "Restart", "Remove", "Diff", "Kill", "Pause", "Unpause", "Rename",
 			"Update", "List", "Inspect", "Wait", "Logs", "Stats", "Top", "Attach", "Exec"},
 		"ImageService":   {"List", "Inspect", "History", "Login", "Save", "Push"},
 		"NetworkService": {"List", "Inspect", "Create", "Connect", "Disconnect"},

@@ -34,6 +34,12 @@ func TestShapesOfSpares(t *testing.T) {
 		"bind": {func(s *apiv1.ContainerSpec) {
 			s.Mounts = []*apiv1.MountSpec{{Type: apiv1.MountType_MOUNT_TYPE_BIND, Source: "/a", Target: "/b"}}
 		}, false, false},
+		"name": {func(s *apiv1.ContainerSpec) { s.Name = "x" }, true, true},
+		"port": {func(s *apiv1.ContainerSpec) {
+			s.Network = &apiv1.NetworkSpec{Ports: []*apiv1.PortMapping{{ContainerPort: 80}}}
+		}, true, true},
+		"all ports":      {func(s *apiv1.ContainerSpec) { s.Network = &apiv1.NetworkSpec{PublishAll: true} }, true, true},
+		"lasting":        {func(s *apiv1.ContainerSpec) { s.AutoRemove = false }, false, true},
 		"user namespace": {func(s *apiv1.ContainerSpec) { s.UsernsMode = "private" }, false, false},
 	} {
 		got, ok := usualShape(spec(c.change))
@@ -44,7 +50,14 @@ func TestShapesOfSpares(t *testing.T) {
 			t.Errorf("%s: two of the same differ: %+v, %+v", name, got, again)
 		}
 	}
-	if _, ok := usualShape(spec(func(s *apiv1.ContainerSpec) { s.Name = "x" })); ok {
-		t.Error("a container with a name of its own is not for spares")
+	for name, change := range map[string]func(*apiv1.ContainerSpec){
+		"host name": func(s *apiv1.ContainerSpec) { s.Hostname = "x" },
+		"ports of no network": func(s *apiv1.ContainerSpec) {
+			s.Network = &apiv1.NetworkSpec{Mode: "none", Ports: []*apiv1.PortMapping{{ContainerPort: 80}}}
+		},
+	} {
+		if _, ok := usualShape(spec(change)); ok {
+			t.Errorf("a container with its own %s is not for spares", name)
+		}
 	}
 }

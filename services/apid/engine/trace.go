@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -26,7 +27,9 @@ var stagesOf = map[string][]apiv1.Stage{
 	"imaged get":     {apiv1.Stage_STAGE_IMAGE},
 	"netd attach":    {apiv1.Stage_STAGE_NETWORK},
 	"standby":        {apiv1.Stage_STAGE_IMAGE, apiv1.Stage_STAGE_NETWORK},
+	"netd use":       {apiv1.Stage_STAGE_NETWORK},
 	"execd run":      {apiv1.Stage_STAGE_HANDOVER},
+	"imaged sync":    {apiv1.Stage_STAGE_RECORD},
 	"confirm":        {apiv1.Stage_STAGE_RECORD},
 	"execd start":    {apiv1.Stage_STAGE_HANDOVER},
 }
@@ -47,6 +50,13 @@ func (t timing) steps(j *job.Job) []*apiv1.TraceStep {
 // timeline is what execd gets to know of them.
 func (t timing) timeline(j *job.Job, wanted bool) *execv1.Timeline {
 	return &execv1.Timeline{Begun: clock.At(t.arrived), Steps: t.steps(j), Wanted: wanted}
+}
+
+// timelineSince is the same of the steps since a moment.
+func (t timing) timelineSince(j *job.Job, since time.Time) *execv1.Timeline {
+	all := t.timeline(j, false)
+	all.Steps = slices.DeleteFunc(all.Steps, func(s *apiv1.TraceStep) bool { return s.Offset.AsDuration() < since.Sub(t.arrived) })
+	return all
 }
 
 // settled adds the steps up to now.
