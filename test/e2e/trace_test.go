@@ -61,8 +61,8 @@ func TestStagesAddUp(t *testing.T) {
 	e := harness.Shared(t)
 	img := e.Busybox(t)
 	client := apiv1.NewContainerServiceClient(e.Dial(t))
-	named := func() *apiv1.ContainerSpec { // a name: no parts of an earlier run are used
-		return &apiv1.ContainerSpec{Image: img, Args: []string{"sh", "-c", "sleep 0.05; echo hello; sleep 0.05"}, AutoRemove: true, Name: "staged"}
+	named := func() *apiv1.ContainerSpec { // a host name: no parts of an earlier run are used
+		return &apiv1.ContainerSpec{Image: img, Args: []string{"sh", "-c", "sleep 0.05; echo hello; sleep 0.05"}, AutoRemove: true, Hostname: "staged"}
 	}
 	tracedRun(t, client, named())
 	const least = 0.95
@@ -180,11 +180,13 @@ type inspected struct {
 			Name   string
 			Micros int
 		}
-		Trace []struct {
-			Name, Stage                                 string
-			OffsetMicros, DurationMicros, CountedMicros int
-		}
+		Trace []inspectedStep
 	}
+}
+
+type inspectedStep struct {
+	Name, Stage                                 string
+	OffsetMicros, DurationMicros, CountedMicros int
 }
 
 func stagesOf(t *testing.T, e *harness.Engine, name string) (stages map[string]int, i inspected) {
@@ -204,20 +206,25 @@ func stagesOf(t *testing.T, e *harness.Engine, name string) (stages map[string]i
 func TestInspectStages(t *testing.T) {
 	e := harness.Shared(t)
 	img := e.Busybox(t)
-	r := e.Try("run", "-d", "--trace", "--name", "kept", img, "sh", "-c", "sleep 0.2; echo hello; sleep 0.2")
+	// With a tmpfs of its own it is not built ahead, and has all stages.
+	r := e.Try("run", "-d", "--trace", "--name", "kept", "--tmpfs", "/scratch", img, "sh", "-c", "sleep 0.2; echo hello; sleep 0.2")
 	defer e.Try("rm", "-f", "kept")
 	if rows := table(t, r.Err, "STAGE", 0); rows["exec"] == 0 || rows["exit"] != 0 {
 		t.Errorf("run -d --trace:\n%s", r.Err)
 	}
 	start := []string{"queue", "image recipe", "network", "record", "cgroup", "clone", "mounts", "security", "exec", "hand-over"}
-	stages, _ := stagesOf(t, e, "kept")
+	stages, i := stagesOf(t, e, "kept")
+	// The last that the client waits for is the disk; the command runs meanwhile.
+	if last := i.Berth.Trace[len(i.Berth.Trace)-1]; last.Name != "confirm" && last.Name != "record on disk" || last.Stage != "record" {
+		t.Errorf("the last step is %+v", last)
+	}
 	for _, s := range start {
 		if _, there := stages[s]; !there {
 			t.Errorf("while it runs: no %q in %v", s, stages)
 		}
 	}
 	e.Berth(t, "wait", "kept")
-	stages, i := stagesOf(t, e, "kept")
+	stages, i = stagesOf(t, e, "kept")
 	for _, s := range append(start, "first byte", "exit", "cleanup") {
 		if _, there := stages[s]; !there {
 			t.Errorf("after its end: no %q in %v", s, stages)
@@ -240,5 +247,38 @@ func TestInspectStages(t *testing.T) {
 	}
 	if again, _ := stagesOf(t, e, "kept"); again["exit"] != 0 || again["exec"] == 0 {
 		t.Errorf("after the second start: %v", again)
+	}
+}
+
+// TestStagesOfADetachedRun: what inspect shows of a start adds up to what its client waited for, whether the container was
+// built ahead or not.
+func TestStagesOfADetachedRun(t *testing.T) {
+	e := harness.Shared(t)
+	img := e.Busybox(t)
+	shares := map[bool][]float64{} // by whether it was built ahead
+	const least = 0.9
+	enough := func(ahead bool) bool { return len(shares[ahead]) > 0 && slices.Max(shares[ahead]) >= least }
+	for n := 0; n < 40 && (!enough(false) || !enough(true)); n++ {
+		args := []string{"run", "-d", "--trace", "--name", "waited", "-p", "127.0.0.1:0:80"}
+		if n%4 == 0 {
+			args = append(args, "--hostname", "own")
+		}
+		r := e.Try(append(args, img, "sleep", "100")...)
+		total := table(t, r.Err, "STAGE", 0)["total"]
+		stages, i := stagesOf(t, e, "waited")
+		e.Berth(t, "rm", "-f", "waited")
+		sum := 0
+		for _, micros := range stages {
+			sum += micros
+		}
+		ahead := slices.ContainsFunc(i.Berth.Trace, func(s inspectedStep) bool { return s.Name == "standby" })
+		if sum > total+len(i.Berth.Trace) {
+			t.Errorf("the stages are %d µs, the client waited %d µs", sum, total)
+		}
+		shares[ahead] = append(shares[ahead], float64(sum)/float64(total))
+		time.Sleep(50 * time.Millisecond)
+	}
+	if !enough(false) || !enough(true) {
+		t.Errorf("the stages are at best %.3f and, built ahead, %.3f of what the client waited for", slices.Max(append(shares[false], 0)), slices.Max(append(shares[true], 0)))
 	}
 }

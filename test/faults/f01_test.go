@@ -124,6 +124,7 @@ type killer struct {
 	kills, done         int
 	slowest, answer     time.Duration
 	slowestAt, answerAt string
+	skip                string // how often a point is passed before it kills, as faultpoint has it
 }
 
 // round arms the point, does the operation, and looks at what came of it.
@@ -185,12 +186,43 @@ func (k *killer) round(point, name string) {
 	}
 }
 
+// fromStandby says how often each point is passed before a run from standby comes by it: by the run before, which leaves
+// what stands by, and by the making of that.
+var fromStandby = map[string]map[string]string{
+	"apid":          {"apid.allocated": "1*off->", "apid.launched": "1*off->"},
+	"netd":          {"netd.port-bound": "2*off->", "netd.rules-swapped": ""},
+	"execd":         {"execd.container-recorded": "1*off->", "execd.launch-planned": "1*off->", "execd.started": "1*off->"},
+	"berth-monitor": {"monitor.process-started": "1*off->"},
+}
+
+// TestF01KilledInARunFromStandby kills each program where a detached run comes by whose container was built ahead.
+func TestF01KilledInARunFromStandby(t *testing.T) {
+	e := harness.NewWith(t, harness.Options{Bin: harness.FaultBin(t)})
+	w := newWorld(t, e)
+	used := func() bool {
+		args := operations["run from standby"].args(w)
+		r := e.Try(append([]string{args[0], "--trace=full"}, args[1:]...)...)
+		operations["run from standby"].check(w, r)
+		return strings.Contains(r.Err, "standby")
+	}
+	harness.Eventually(t, 20*time.Second, used, "a run is from standby")
+	for program, points := range fromStandby {
+		k := &killer{program: program, world: w}
+		for point, skip := range points {
+			k.skip = skip
+			k.round(point, "run from standby")
+		}
+		t.Logf("%s: %d kills: %d operations done, %d undone; slowest recovery %s (%s), slowest answer %s (%s)", program,
+			k.kills, k.done, k.kills-k.done, k.slowest.Round(time.Millisecond), k.slowestAt, k.answer.Round(time.Millisecond), k.answerAt)
+	}
+}
+
 // lock is what the harness calls the program.
 func (k *killer) lock() string { return strings.TrimPrefix(k.program, "berth-") }
 
 // arm restarts the program with the point armed and says how often it was started by then, and its process.
 func (k *killer) arm(point string) (starts, pid int) {
-	k.e.Arm(k.t, k.program, point+"=1*kill")
+	k.e.Arm(k.t, k.program, point+"="+k.skip+"1*kill")
 	return k.restart()
 }
 

@@ -71,6 +71,7 @@ func (w *world) undisturbed() {
 	if now := w.bystanderPids(); now != w.pids {
 		w.t.Errorf("bystanders are %q, were %q", now, w.pids)
 	}
+	releaseStandby(w.e)
 	var found []string
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if found = w.b.orphans(); len(found) == 0 {
@@ -154,6 +155,18 @@ var operations = map[string]operation{
 	"run -d": {
 		args:  func(w *world) []string { return w.serve("run", "-d") },
 		check: func(w *world, r harness.Result) bool { return w.container("running") },
+	},
+	// As one before it, so that its container was built ahead.
+	"run from standby": {
+		args: func(w *world) []string {
+			w.e.Berth(w.t, "run", "-d", "--name", "earlier", w.image, "sleep", "1000")
+			time.Sleep(150 * time.Millisecond)
+			return w.serve("run", "-d")
+		},
+		check: func(w *world, r harness.Result) bool {
+			w.e.Berth(w.t, "rm", "-f", "earlier")
+			return w.container("running")
+		},
 	},
 	// Of an unusual shape, so that no process made in advance fits.
 	"run --uts host": {
