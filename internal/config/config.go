@@ -53,8 +53,8 @@ type Config struct {
 type Apid struct {
 	// JobHistory is how many finished jobs are remembered.
 	JobHistory int `toml:"job_history"`
-	// Standby is how many root file systems and endpoints are kept ready at most, for 10 seconds, after runs of containers
-	// that are removed on exit; 0 keeps none.
+	// Standby is how many root file systems and endpoints are kept ready at most, for 10 seconds after a run; 0 keeps
+	// none.
 	Standby int `toml:"standby"`
 	// PullTimeout ends a pull, however well it goes.
 	PullTimeout Duration `toml:"pull_timeout"`
