@@ -283,6 +283,7 @@ type fakeNetd struct {
 
 	mu        sync.Mutex
 	endpoints map[string]*networkv1.AttachRequest
+	room      int // endpoints there can be; 0: any number
 	connected []string
 }
 
@@ -294,6 +295,9 @@ func (f endpointService) Attach(_ context.Context, req *networkv1.AttachRequest)
 	}
 	if err := f.free(req.Network.GetPorts()); err != nil {
 		return nil, err
+	}
+	if f.room > 0 && len(f.endpoints) >= f.room {
+		return nil, fault.ResourceExhausted.Errorf("NETWORK_FULL", "no address is left")
 	}
 	f.endpoints[req.ContainerId] = req
 	return &networkv1.AttachResponse{

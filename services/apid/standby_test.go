@@ -1,6 +1,7 @@
 package apid
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -271,6 +272,28 @@ func (w *world) eventuallyTaken() {
 		j := w.lastJob("run")
 		return fmt.Sprint(j), slices.ContainsFunc(j.Steps, func(s *apiv1.JobStep) bool { return s.Name == "netd use" && !s.Done })
 	})
+}
+
+// TestStandbyGivesWayInAFullNetwork: a container gets the last address, though something of another kind stood by with it.
+func TestStandbyGivesWayInAFullNetwork(t *testing.T) {
+	w := newWorld(t)
+	if _, _, err := w.lasting("first", 0); err != nil {
+		t.Fatal(err)
+	}
+	w.oneReady()
+	w.netd.mu.Lock()
+	w.netd.room = 2
+	w.netd.mu.Unlock()
+	if _, steps := w.runUnnamed(nil); steps["standby"] {
+		t.Error("a run with --rm was given what lasts")
+	}
+	if _, _, err := w.lasting("second", 0); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := w.lasting("third", 0); !errors.Is(err, fault.ResourceExhausted) {
+		t.Errorf("in a full network: %v", err)
+	}
+	w.expect(counts{2, 2, 2})
 }
 
 // TestStandbyIsLostWithNetd: a run whose endpoint cannot be asked for fails, and leaves nothing.

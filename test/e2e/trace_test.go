@@ -256,10 +256,11 @@ func TestStagesOfADetachedRun(t *testing.T) {
 	e := harness.Shared(t)
 	img := e.Busybox(t)
 	shares := map[bool][]float64{} // by whether it was built ahead
-	const least = 0.9
-	enough := func(ahead bool) bool { return len(shares[ahead]) > 0 && slices.Max(shares[ahead]) >= least }
+	// What the engine does not see, the way of the question and of the answer, takes as long for the shorter start.
+	least := map[bool]float64{false: 0.85, true: 0.7}
+	enough := func(ahead bool) bool { return len(shares[ahead]) > 0 && slices.Max(shares[ahead]) >= least[ahead] }
 	for n := 0; n < 40 && (!enough(false) || !enough(true)); n++ {
-		args := []string{"run", "-d", "--trace", "--name", "waited", "-p", "127.0.0.1:0:80"}
+		args := []string{"run", "-d", "--trace", "--name", "waited", "-p", "127.0.0.1::80"}
 		if n%4 == 0 {
 			args = append(args, "--hostname", "own")
 		}

@@ -130,6 +130,10 @@ func (e *Engine) attach(ctx context.Context, c container, ports []*apiv1.PortMap
 		ctx, cancel := unbroken(ctx, callTime)
 		defer cancel()
 		resp, err = e.Backends.Endpoints().Attach(ctx, req)
+		if errors.Is(err, fault.ResourceExhausted) { // what stands by, or is still being given back, has addresses too
+			e.HoldStandby(ctx)()
+			resp, err = e.Backends.Endpoints().Attach(ctx, req)
+		}
 		return err
 	})
 	return resp, err
