@@ -68,6 +68,8 @@ type Spec struct {
 	// RunDir says that it needs a directory of its own below the run directory (0700).
 	RunDir  bool
 	Sockets []Socket
+	// Links are names that fault points of other programs begin with whose code this one links and does not run.
+	Links []string
 	// AllProcessors says that its own work can keep the whole machine busy. Others share it (processors.Share).
 	AllProcessors bool
 	// Run does the work until ctx is done and then returns nil.
@@ -93,17 +95,18 @@ func (e *Env) SocketPath(name string) string { return filepath.Join(e.Config.Run
 func Main(specs ...Spec) {
 	called := filepath.Base(os.Args[0])
 	own := slices.IndexFunc(specs, func(s Spec) bool { return s.Name == called || len(specs) == 1 })
-	var others []string
+	var others, links []string
 	for i, s := range specs {
 		if i != own {
 			others = append(others, s.Name)
 		}
+		links = append(links, s.Links...)
 	}
 	if own < 0 {
 		fmt.Fprintf(os.Stderr, "%s: error: a program of this name is no daemon: start it as %s\n", called, strings.Join(others, ", "))
 		os.Exit(2)
 	}
-	os.Exit(run(specs[own], others, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(specs[own], append(others, links...), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 type flags struct {
@@ -130,7 +133,7 @@ func parseFlags(name string, args []string, stderr io.Writer) (flags, error) {
 	return f, nil
 }
 
-func run(spec Spec, others, args []string, stdout, stderr io.Writer) int {
+func run(spec Spec, foreign, args []string, stdout, stderr io.Writer) int {
 	f, err := parseFlags(spec.Name, args, stderr)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
@@ -142,7 +145,7 @@ func run(spec Spec, others, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, spec.Name, version.String())
 		return 0
 	case f.listFaultPoints:
-		for _, p := range faultpoint.List(others...) {
+		for _, p := range faultpoint.List(foreign...) {
 			fmt.Fprintf(stdout, "%s\t%s\n", p.Name, p.Doc)
 		}
 		return 0

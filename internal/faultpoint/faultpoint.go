@@ -97,7 +97,7 @@ func (p *Point) Hit() error {
 // Description is a point as --list-fault-points shows it.
 type Description struct{ Name, Doc string }
 
-// List is every point of this binary, by name, but those of the other daemons that are in it too.
+// List is every point of this binary, by name, but those of other programs whose code is in it too.
 func List(others ...string) []Description {
 	registryMu.Lock()
 	defer registryMu.Unlock()

@@ -14,6 +14,7 @@ func Spec() daemon.Spec {
 			"SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "MAC_ADMIN", "MAC_OVERRIDE", "SYSLOG", "SYS_PACCT",
 		},
 		RunDir: true,
+		Links:  []string{"monitor"},
 		Sockets: []daemon.Socket{
 			{Name: daemon.ExecdSocket},
 			{Name: daemon.NetnsSocket, Type: "unixpacket"},

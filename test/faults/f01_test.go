@@ -66,12 +66,6 @@ var reach = map[string][]string{
 
 // elsewhere says where points are tested that no operation on a running engine reaches, or why they are not.
 var elsewhere = map[string]string{
-	"execd/monitor.cgroup-made":     "execd knows the names of the monitor's points, only the monitor comes by them",
-	"execd/monitor.process-started": "as above",
-	"apid/monitor.cgroup-made":      "apid and netd are in one program with execd",
-	"apid/monitor.process-started":  "as above",
-	"netd/monitor.cgroup-made":      "as above",
-	"netd/monitor.process-started":  "as above",
 	"imaged/imaged.manifest-hosted": "TestF01PushCut in services/imaged/serve: the engine of this test serves no images",
 	"apid/journal.synced":           "TestF01FirstStart: apid waits for the disk only when it writes its own identity",
 	"*/journal.rewritten":           "TestF01FirstStart: a new journal is written as a compacted one is; others need 1 MiB of garbage",
