@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -60,6 +62,7 @@ type Server struct {
 	health *health.Server
 	// timeouts of unary methods that differ from DefaultTimeout; zero is none.
 	timeouts map[string]time.Duration
+	lines    sync.WaitGroup // that are yet to be logged
 
 	stopping context.Context // done when streams are to end
 	stop     context.CancelCauseFunc
@@ -130,6 +133,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.GRPC.GracefulStop()
 	hurry.Stop()
 	<-served
+	s.lines.Wait()
 	return nil
 }
 
@@ -197,6 +201,8 @@ func plausibleID(s string) bool {
 	}) < 0
 }
 
+// logCall writes the line of a call that is over. It is called before grpc-go has sent the reply, and does not keep it
+// waiting: a daemon that is killed right after a reply may not have logged it.
 func (s *Server) logCall(ctx context.Context, method string, begin time.Time, err error) {
 	level := hclog.Info
 	if strings.HasPrefix(method, "/grpc.") { // health probes, reflection
@@ -205,13 +211,25 @@ func (s *Server) logCall(ctx context.Context, method string, begin time.Time, er
 	if level < s.log.GetLevel() {
 		return
 	}
-	p, _ := PeerOf(ctx)
-	args := []any{"method", method, "code", faultgrpc.Code(err).String(), "ms", time.Since(begin).Seconds() * 1000,
-		"uid", p.UID, "pid", p.PID, "request", RequestID(ctx)}
-	if err != nil {
-		args = append(args, "error", faultgrpc.ToStatus(err).Message())
+	took := time.Since(begin)
+	s.lines.Go(func() {
+		afterSending()
+		p, _ := PeerOf(ctx)
+		args := []any{"method", method, "code", faultgrpc.Code(err).String(), "ms", took.Seconds() * 1000,
+			"uid", p.UID, "pid", p.PID, "request", RequestID(ctx)}
+		if err != nil {
+			args = append(args, "error", faultgrpc.ToStatus(err).Message())
+		}
+		s.log.Log(level, "call", args...)
+	})
+}
+
+// afterSending gives way to the goroutine that writes to the connection. It gives way once itself, for more to write,
+// and on a single processor whoever became ready last runs first.
+func afterSending() {
+	for range 3 {
+		runtime.Gosched()
 	}
-	s.log.Log(level, "call", args...)
 }
 
 func (s *Server) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

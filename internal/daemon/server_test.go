@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -91,6 +92,51 @@ func dial(t *testing.T, path string) *grpc.ClientConn {
 
 func call(ctx context.Context, c *grpc.ClientConn) error {
 	return c.Invoke(ctx, "/test.Echo/Unary", new(emptypb.Empty), new(emptypb.Empty))
+}
+
+// heldLog takes no line before it is let go.
+type heldLog struct {
+	free  chan struct{}
+	lines chan string
+}
+
+func (l heldLog) Write(b []byte) (int, error) {
+	<-l.free
+	l.lines <- string(b)
+	return len(b), nil
+}
+
+// TestReplyDoesNotWaitForLog: nor does the daemon end without having written the lines.
+func TestReplyDoesNotWaitForLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	held := heldLog{make(chan struct{}), make(chan string, 2)}
+	stop := serve(t, path, &echo{
+		unary:  func(context.Context) error { return nil },
+		stream: func(grpc.ServerStream) error { return nil },
+	}, ServerOptions{Log: hclog.New(&hclog.LoggerOptions{Output: held})})
+	c := dial(t, path)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := call(ctx, c); err != nil {
+		t.Errorf("unary call, while nothing can be logged: %v", err)
+	}
+	stream, err := c.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/test.Echo/Stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.RecvMsg(new(emptypb.Empty)); err != io.EOF {
+		t.Errorf("stream, while nothing can be logged: %v, want EOF", err)
+	}
+	close(held.free)
+	stop()
+	if n := len(held.lines); n != 2 {
+		t.Fatalf("%d lines after the end, want 2", n)
+	}
+	for range 2 {
+		if line := <-held.lines; !strings.Contains(line, "code=OK") || !strings.Contains(line, "method=/test.Echo/") {
+			t.Errorf("line %q", line)
+		}
+	}
 }
 
 func TestCallerAndRequestIDReachTheHandler(t *testing.T) {
