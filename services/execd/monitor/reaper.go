@@ -13,7 +13,9 @@ import (
 //
 // A process descriptor tells of the end by way of the poller, a tenth of a millisecond before the
 // signal has gone from the thread that happens to get it through the runtime's own to ours. So the
-// signal is listened to only once there is a child without one (before Linux 5.3).
+// signal is listened to only once there is a child without one (before Linux 5.3), and until then the
+// kernel does not even send it: it would take the very thread that waits in the poller through the
+// runtime's handler first.
 type reaper struct {
 	mu       sync.Mutex
 	children map[int]func(unix.WaitStatus)
@@ -22,6 +24,7 @@ type reaper struct {
 }
 
 func newReaper() *reaper {
+	silenceChildren()
 	return &reaper{children: make(map[int]func(unix.WaitStatus)), signals: make(chan os.Signal, 1)}
 }
 
@@ -58,6 +61,7 @@ func (r *reaper) poll(pid int, pidfd *os.File) bool {
 
 func (r *reaper) listenToSignals() {
 	signal.Notify(r.signals, unix.SIGCHLD)
+	hearChildren()
 	go func() {
 		for range r.signals {
 			r.collect()

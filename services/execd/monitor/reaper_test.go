@@ -2,6 +2,8 @@ package monitor
 
 import (
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -70,5 +72,45 @@ func TestReaper(t *testing.T) {
 				t.Errorf("signal for nobody: %v", err)
 			}
 		})
+	}
+}
+
+// TestSilence: as long as each child has a descriptor the kernel sends no SIGCHLD, and nobody but the reaper reaps.
+func TestSilence(t *testing.T) {
+	caught := func() bool {
+		t.Helper()
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(status), "\nSigCgt:\t")
+		line, _, _ := strings.Cut(rest, "\n")
+		set, err := strconv.ParseUint(line, 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set&(1<<(unix.SIGCHLD-1)) != 0
+	}
+	r := newReaper()
+	ended := make(chan unix.WaitStatus, 2)
+	pid, pidfd := child(t, "exit 3")
+	if pidfd == nil {
+		t.Skip("no process descriptors before Linux 5.3")
+	}
+	time.Sleep(50 * time.Millisecond) // it has ended, and waits to be reaped
+	r.watch(pid, pidfd, func(s unix.WaitStatus) { ended <- s })
+	if s := <-ended; s.ExitStatus() != 3 {
+		t.Errorf("ended with %v, want 3", s)
+	}
+	if caught() {
+		t.Error("SIGCHLD has a handler while no child needs it")
+	}
+	pid, _ = child(t, "exit 4")
+	r.watch(pid, nil, func(s unix.WaitStatus) { ended <- s })
+	if s := <-ended; s.ExitStatus() != 4 {
+		t.Errorf("ended with %v, want 4", s)
+	}
+	if !caught() {
+		t.Error("SIGCHLD has no handler though a child is without descriptor")
 	}
 }
