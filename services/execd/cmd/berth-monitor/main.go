@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -28,6 +29,10 @@ import (
 // idle is how long the monitor outlives its last container when no execd is
 // there.
 const idle = 15 * time.Second
+
+// The first thread takes no part in the work: what enters a container or a control group must not be on it
+// (cgroup.Group.Enter), and would have to go on to another.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	dir := flag.String("dir", "", "folder of the engine's run state")
