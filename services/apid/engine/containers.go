@@ -87,31 +87,36 @@ func (s *Containers) Start(ctx context.Context, req *apiv1.StartRequest) (*apiv1
 	e, arrived := s.Engine, time.Now()
 	return detachedJob(ctx, e, spec(ctx, "start", req.Container),
 		func(ctx context.Context, j *job.Job) (*apiv1.StartResponse, string, error) {
-			id, unlock, err := e.own(ctx, req.Container)
+			known, unlock, err := e.own(ctx, req.Container)
 			if err != nil {
 				return nil, "", err
 			}
 			defer unlock()
-			resp, err := e.start(ctx, j, id, arrived)
-			return resp, id, err
+			resp, err := e.start(ctx, j, known, arrived)
+			return resp, known.Id, err
 		})
 }
 
-// own finds a container and takes its lock.
-func (e *Engine) own(ctx context.Context, name string) (id string, unlock func(), err error) {
-	c, err := e.inspect(ctx, name)
+// own finds a container and takes its lock; it is as it is now that the lock is ours.
+func (e *Engine) own(ctx context.Context, name string) (c *apiv1.Container, unlock func(), err error) {
+	before := e.locks.ended()
+	c, err = e.inspect(ctx, name)
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
-	return c.Id, e.locks.lock(c.Id), nil
+	unlock = e.locks.lock(c.Id)
+	if e.locks.ended() != before { // somebody may have had this one
+		if c, err = e.inspect(ctx, c.Id); err != nil {
+			unlock()
+			return nil, nil, err
+		}
+	}
+	return c, unlock, nil
 }
 
-// start needs the container's lock. arrived is when the call for it did.
-func (e *Engine) start(ctx context.Context, j *job.Job, id string, arrived time.Time) (resp *apiv1.StartResponse, err error) {
-	known, err := e.inspect(ctx, id) // as it is now that the lock is ours
-	if err != nil {
-		return nil, err
-	}
+// start needs the container's lock, under which it is known. arrived is when the call for it did.
+func (e *Engine) start(ctx context.Context, j *job.Job, known *apiv1.Container, arrived time.Time) (resp *apiv1.StartResponse, err error) {
+	id := known.Id
 	switch known.State {
 	case apiv1.ContainerState_CONTAINER_STATE_RUNNING, apiv1.ContainerState_CONTAINER_STATE_PAUSED,
 		apiv1.ContainerState_CONTAINER_STATE_RESTARTING:
@@ -124,7 +129,7 @@ func (e *Engine) start(ctx context.Context, j *job.Job, id string, arrived time.
 		}
 	}()
 	timing := timing{arrived: arrived, begun: time.Now()}
-	p, err := e.partsOf(ctx, c)
+	p, err := e.partsOf(ctx, c, known.State == apiv1.ContainerState_CONTAINER_STATE_CREATED)
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +150,8 @@ func (e *Engine) start(ctx context.Context, j *job.Job, id string, arrived time.
 	}, nil
 }
 
-// partsOf gets the parts of a container that exists.
-func (e *Engine) partsOf(ctx context.Context, c container) (parts, error) {
+// partsOf gets the parts of a container that exists; fresh: it has never run.
+func (e *Engine) partsOf(ctx context.Context, c container, fresh bool) (parts, error) {
 	var p parts
 	rootfs := func(ctx context.Context) error {
 		return c.job.Step("imaged get", "imaged", func() error {
@@ -158,9 +163,12 @@ func (e *Engine) partsOf(ctx context.Context, c container) (parts, error) {
 		})
 	}
 	network := func(ctx context.Context, ports []*apiv1.PortMapping) (err error) {
-		// The janitor may not have come round to what the last run left.
-		if err := e.detach(ctx, c.id); err != nil {
-			return err
+		// The janitor may not have come round to what the last run left. What a start left that was broken off is as good
+		// as new.
+		if !fresh {
+			if err := e.detach(ctx, c.id); err != nil {
+				return err
+			}
 		}
 		p.network, err = e.attach(ctx, c, ports)
 		return err
@@ -236,35 +244,36 @@ func (s *Containers) Restart(ctx context.Context, req *apiv1.RestartRequest) (*a
 	e := s.Engine
 	return detachedJob(ctx, e, spec(ctx, "restart", req.Container),
 		func(ctx context.Context, j *job.Job) (*apiv1.RestartResponse, string, error) {
-			id, unlock, err := e.own(ctx, req.Container)
+			c, unlock, err := e.own(ctx, req.Container)
 			if err != nil {
 				return nil, "", err
 			}
-			err = e.restart(ctx, j, id, req)
+			err = e.restart(ctx, j, c, req)
 			unlock()
 			if err != nil {
-				e.settleSoon(ctx, id)
+				e.settleSoon(ctx, c.Id)
 				return nil, "", err
 			}
-			return new(apiv1.RestartResponse), id, nil
+			return new(apiv1.RestartResponse), c.Id, nil
 		})
 }
 
-func (e *Engine) restart(ctx context.Context, j *job.Job, id string, req *apiv1.RestartRequest) error {
-	c, err := e.inspect(ctx, id)
-	if err != nil {
-		return err
-	}
+// restart needs the container's lock, under which it is c.
+func (e *Engine) restart(ctx context.Context, j *job.Job, c *apiv1.Container, req *apiv1.RestartRequest) error {
 	if c.GetSpec().GetAutoRemove() {
 		// execd forgets it, and frees its name, the moment it exits.
 		return fault.FailedPrecondition.Errorf("REMOVED_ON_EXIT", "container %s is removed when it stops, so it cannot be restarted", c.Name).
 			With("container", c.Name).
 			Hint("stop it and run it again, without --rm if it is to be restarted")
 	}
-	if _, err := e.stop(ctx, j, &execv1.StopRequest{Container: id, Timeout: req.Timeout}); err != nil {
+	if _, err := e.stop(ctx, j, &execv1.StopRequest{Container: c.Id, Timeout: req.Timeout}); err != nil {
 		return err
 	}
-	_, err = e.start(ctx, j, id, time.Now()) // stopping is not part of the start
+	stopped, err := e.inspect(ctx, c.Id)
+	if err != nil {
+		return err
+	}
+	_, err = e.start(ctx, j, stopped, time.Now()) // stopping is not part of the start
 	return err
 }
 
@@ -282,11 +291,12 @@ func (s *Containers) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*api
 // now then by the reconciler. The lock keeps the janitor from taking the removal
 // for an exit.
 func (e *Engine) remove(ctx context.Context, j *job.Job, req *apiv1.RemoveRequest) (id string, err error) {
-	id, unlock, err := e.own(ctx, req.Container)
+	c, unlock, err := e.own(ctx, req.Container)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
+	id = c.Id
 	err = j.Step("execd remove", "execd", func() error {
 		ctx, cancel := context.WithTimeout(ctx, callTime)
 		defer cancel()

@@ -17,6 +17,7 @@ import (
 	"encoding/hex"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -192,9 +193,13 @@ func newID() string {
 
 // locks is a mutex per container id.
 type locks struct {
-	mu   sync.Mutex
-	held map[string]*lock
+	mu       sync.Mutex
+	held     map[string]*lock
+	unlocked atomic.Uint64
 }
+
+// ended is how many times a lock was given back: while it is the same, nobody who had one has finished anything.
+func (l *locks) ended() uint64 { return l.unlocked.Load() }
 
 type lock struct {
 	sync.Mutex
@@ -215,6 +220,7 @@ func (l *locks) lock(id string) (unlock func()) {
 	l.mu.Unlock()
 	k.Lock()
 	return func() {
+		l.unlocked.Add(1)
 		k.Unlock()
 		l.mu.Lock()
 		defer l.mu.Unlock()
