@@ -35,6 +35,7 @@ func (w *world) spares() {
 		all, n := w.held()
 		return fmt.Sprint(n, all), n > 0 && w.counts() == counts{}
 	})
+	time.Sleep(20 * time.Millisecond) // until apid has learned of them
 }
 
 // expectNothing waits until there are no spares either.
