@@ -104,7 +104,18 @@ func Host() (Target, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return t, err
 	}
+	t.NoX32 = noX32()
 	var err error
 	t.Kernel, err = ParseVersion(unix.ByteSliceToString(uts.Release[:]))
 	return t, err
+}
+
+// noX32 asks the kernel: most are built without x32, or boot with it off. It does not ask under a filter, which might
+// kill for it.
+func noX32() bool {
+	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); runtime.GOARCH != "amd64" || err != nil || mode != 0 {
+		return false
+	}
+	_, _, errno := unix.RawSyscall(x32Bit|unix.SYS_GETPID, 0, 0, 0)
+	return errno == unix.ENOSYS
 }

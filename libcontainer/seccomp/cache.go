@@ -23,11 +23,12 @@ type cacheKey struct {
 	caps    caps.Set // only those that matter to the profile
 	arch    Arch
 	kernel  Version
+	noX32   bool
 }
 
 // Compile is Profile.Compile, done once. The program is shared: read only.
 func (c *Cache) Compile(p *Profile, t Target) ([]byte, error) {
-	key := cacheKey{p, t.Caps & p.capsThatMatter(), t.Arch, t.Kernel}
+	key := cacheKey{p, t.Caps & p.capsThatMatter(), t.Arch, t.Kernel, t.NoX32}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if program, ok := c.programs[key]; ok {

@@ -33,7 +33,10 @@ func (p *Profile) Compile(t Target) ([]byte, error) {
 	native := p.compileArch(a, t, t.Arch)
 	if t.Arch == AMD64 {
 		x32 := a.ret(deny)
-		if has(X32) {
+		switch {
+		case has(X32) && t.NoX32:
+			x32 = a.ret(Errno(unix.ENOSYS))
+		case has(X32):
 			x32 = p.compileArch(a, t, X32)
 		}
 		native = a.jump(unix.BPF_JGE, x32Bit, x32, native)

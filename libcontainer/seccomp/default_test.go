@@ -2,15 +2,18 @@ package seccomp
 
 import (
 	"encoding/json"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	public "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/libcontainer/caps"
+	"berth/libcontainer/seccomp/filter"
 )
 
 // TestDefaultIsThePublicProfile compares the answers of our compiled profile
@@ -48,7 +51,7 @@ func compareWithPublic(t *testing.T, p *Profile) {
 				if i > 4 && kernel.Major != 6 {
 					continue
 				}
-				target := Target{arch, set, kernel}
+				target := Target{arch, set, kernel, false}
 				m := compile(t, p, target)
 				for _, abi := range abis(arch) {
 					checked += compareABI(t, m, publicFor(rules, target), target, abi)
@@ -209,7 +212,7 @@ var denied = map[string]Action{
 // TestS34Verdicts runs the filter over the table above on each ABI.
 func TestS34Verdicts(t *testing.T) {
 	for _, arch := range []Arch{AMD64, ARM64} {
-		m := compile(t, Default(), Target{arch, caps.Default, Version{6, 18}})
+		m := compile(t, Default(), Target{arch, caps.Default, Version{6, 18}, false})
 		for _, abi := range abis(arch) {
 			for name, want := range denied {
 				if nr, ok := number(name, abi); ok {
@@ -262,7 +265,7 @@ func TestForeignArchitectures(t *testing.T) {
 		{open, AMD64, X32, eperm},
 		{open, ARM64, ARM, eperm},
 	} {
-		m := compile(t, test.profile, Target{test.native, caps.Default, Version{6, 18}})
+		m := compile(t, test.profile, Target{test.native, caps.Default, Version{6, 18}, false})
 		nr, _ := number("read", test.call)
 		if got := m.run(t, test.call, nr); got != test.want {
 			t.Errorf("fallback %#x on %v: read of %v is %#x, want %#x", test.profile.Fallback, test.native, test.call, got, test.want)
@@ -273,7 +276,7 @@ func TestForeignArchitectures(t *testing.T) {
 // TestStrangeNumbers covers what is no call: gaps, the future, and the numbers
 // that programs and tracers make up.
 func TestStrangeNumbers(t *testing.T) {
-	m := compile(t, Default(), Target{AMD64, caps.Default, Version{6, 18}})
+	m := compile(t, Default(), Target{AMD64, caps.Default, Version{6, 18}, false})
 	for _, test := range []struct {
 		arch Arch
 		nr   uint32
@@ -297,10 +300,45 @@ func TestStrangeNumbers(t *testing.T) {
 	}
 }
 
+// TestWithoutX32 is for kernels that have none: all its numbers get the kernel's own answer, or are denied as in a profile
+// that does not name it, and nothing else changes.
+func TestWithoutX32(t *testing.T) {
+	with := Target{AMD64, caps.Default, Version{6, 18}, false}
+	without := with
+	without.NoX32 = true
+	normal, short := compile(t, Default(), with), compile(t, Default(), without)
+	unnamed := compile(t, &Profile{Fallback: Allow}, without)
+	for nr := range uint32(1024) {
+		if got := short.run(t, X32, nr); got != enosys {
+			t.Fatalf("x32 %d is %#x, want %#x", nr, got, enosys)
+		}
+		if got := unnamed.run(t, X32, nr); got != eperm {
+			t.Fatalf("x32 %d is %#x in a profile without x32, want %#x", nr, got, eperm)
+		}
+		for _, arch := range []Arch{AMD64, I386} {
+			if a, b := normal.run(t, arch, nr), short.run(t, arch, nr); a != b {
+				t.Errorf("%v %d is %#x without x32, %#x with it", arch, nr, b, a)
+			}
+		}
+	}
+	var cache Cache
+	a, err := cache.Compile(Default(), with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := cache.Compile(Default(), without)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) >= len(a) {
+		t.Errorf("%d bytes without x32, %d with it", len(b), len(a))
+	}
+}
+
 // TestProgramSize keeps the promise of the package comment.
 func TestProgramSize(t *testing.T) {
 	for _, arch := range []Arch{AMD64, ARM64} {
-		code, err := Default().Compile(Target{arch, caps.Default, Version{6, 18}})
+		code, err := Default().Compile(Target{arch, caps.Default, Version{6, 18}, false})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +351,7 @@ func TestProgramSize(t *testing.T) {
 
 func BenchmarkCompile(b *testing.B) {
 	for b.Loop() {
-		if _, err := Default().Compile(Target{AMD64, caps.Default, Version{6, 18}}); err != nil {
+		if _, err := Default().Compile(Target{AMD64, caps.Default, Version{6, 18}, false}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -322,8 +360,41 @@ func BenchmarkCompile(b *testing.B) {
 func BenchmarkCache(b *testing.B) {
 	var c Cache
 	for b.Loop() {
-		if _, err := c.Compile(Default(), Target{AMD64, caps.Default, Version{6, 18}}); err != nil {
+		if _, err := c.Compile(Default(), Target{AMD64, caps.Default, Version{6, 18}, false}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkLoad has the kernel check, translate and keep the default filter, as for each container and exec.
+func BenchmarkLoad(b *testing.B) {
+	target, err := Host()
+	if err != nil {
+		b.Fatal(err)
+	}
+	target.Caps = caps.Default
+	for name, no := range map[string]bool{"x32": false, "no x32": true} {
+		b.Run(name, func(b *testing.B) {
+			target.NoX32 = no
+			code, err := Default().Compile(target)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var took time.Duration
+			for b.Loop() {
+				done := make(chan time.Duration)
+				go func() {
+					runtime.LockOSThread() // the thread ends with the goroutine
+					begin := time.Now()
+					if err := filter.Load(code); err != nil {
+						b.Error(err)
+					}
+					done <- time.Since(begin)
+				}()
+				took += <-done
+			}
+			b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/load")
+			b.ReportMetric(float64(len(code)/filter.InstructionSize), "instructions")
+		})
 	}
 }

@@ -12,7 +12,8 @@
 // # The program
 //
 //	architecture?           unknown: denied, whatever the profile says
-//	  x32 bit?              amd64 only; the two ABIs share an architecture
+//	  x32 bit?              amd64 only; the two ABIs share an architecture;
+//	                        ENOSYS where the kernel has no x32
 //	    number < or ≥ …?    binary search over ranges of equal verdict
 //	      allow | deny | look at arguments
 //

@@ -146,7 +146,7 @@ func TestCache(t *testing.T) {
 	var c Cache
 	get := func(p *Profile, set caps.Set) *byte {
 		t.Helper()
-		code, err := c.Compile(p, Target{AMD64, set, Version{6, 18}})
+		code, err := c.Compile(p, Target{AMD64, set, Version{6, 18}, false})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +210,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, arch := range []Arch{AMD64, ARM64} {
-			code, err := p.Compile(Target{arch, caps.Default, Version{6, 18}})
+			code, err := p.Compile(Target{arch, caps.Default, Version{6, 18}, false})
 			if err == errTooLong {
 				continue
 			}

@@ -96,6 +96,7 @@ type Target struct {
 	Arch   Arch     // AMD64 or ARM64
 	Caps   caps.Set // the container's bounding set
 	Kernel Version
+	NoX32  bool // the kernel has no x32 calls, so a search among them would be in vain
 }
 
 // applies reports whether the rule is in force on t.
