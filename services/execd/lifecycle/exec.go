@@ -45,6 +45,8 @@ func (s *Session) Target() wire.Target { return wire.Target{ID: s.Container, Exe
 type sessions struct {
 	mu   sync.Mutex
 	byID map[string]*Session
+	// early are those whose stream told of their end, which the monitor is yet to tell of.
+	early map[string]bool
 }
 
 func (s *sessions) add(e *Session) {
@@ -64,11 +66,38 @@ func (s *sessions) drop(id string) *Session {
 	return e
 }
 
-func (s *sessions) ended(x *wire.Exit) {
+// ended reports whether the end is news.
+func (s *sessions) ended(x *wire.Exit) bool {
+	s.mu.Lock()
+	told := s.early[x.Exec]
+	delete(s.early, x.Exec)
+	s.mu.Unlock()
+	if told {
+		return false
+	}
 	if e := s.drop(x.Exec); e != nil {
 		e.exit = x
 		close(e.done)
 	}
+	return true
+}
+
+// endedEarly is ended for what the stream told, which has no names; false if the monitor was faster.
+func (s *sessions) endedEarly(e *Session, x *wire.Exit) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID[e.ID] != e {
+		return false
+	}
+	delete(s.byID, e.ID)
+	if s.early == nil {
+		s.early = make(map[string]bool)
+	}
+	s.early[e.ID] = true
+	x.ID, x.Exec = e.Container, e.ID
+	e.exit = x
+	close(e.done)
+	return true
 }
 
 // of lists the sessions of a container.
@@ -145,6 +174,13 @@ func (m *Manager) execHere(ctx context.Context, req *wire.Exec, client *Client) 
 	return got, commandError(err)
 }
 
+// SessionEnded is called with the end that a session's stream told of.
+func (m *Manager) SessionEnded(s *Session, x *wire.Exit) {
+	if m.sessions.endedEarly(s, x) {
+		m.exits.Go(func() { m.execDied(x) })
+	}
+}
+
 func (m *Manager) execDied(e *wire.Exit) {
 	c, err := m.Containers.Find(e.ID)
 	if err != nil {
@@ -169,7 +205,7 @@ func (m *Manager) Resize(ctx context.Context, t wire.Target, size *apiv1.Termina
 func (m *Manager) failSessions(reason string) {
 	m.sessions.mu.Lock()
 	all := m.sessions.byID
-	m.sessions.byID = nil
+	m.sessions.byID, m.sessions.early = nil, nil
 	m.sessions.mu.Unlock()
 	for _, e := range all {
 		e.exit = &wire.Exit{ID: e.Container, Exec: e.ID, Code: 255, Error: fmt.Sprintf("exit status lost: %s", reason)}

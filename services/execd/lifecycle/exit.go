@@ -12,8 +12,9 @@ import (
 // the one who calls reads all news of the monitor.
 func (m *Manager) onExit(e *wire.Exit) {
 	if e.Exec != "" {
-		m.sessions.ended(e)
-		m.exits.Go(func() { m.execDied(e) })
+		if m.sessions.ended(e) {
+			m.exits.Go(func() { m.execDied(e) })
+		}
 		return
 	}
 	m.exits.Go(func() {

@@ -55,20 +55,16 @@ func (c *client) sendOrLag(k wire.Kind, packet []byte, at wire.Position) {
 	if c.deaf || !c.wants(k) {
 		return
 	}
-	var err error
-	werr := c.raw.Write(func(fd uintptr) bool {
-		_, err = unix.SendmsgN(int(fd), packet, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return true
-	})
-	if err == unix.EAGAIN && c.patient {
+	err := c.sendNow(packet)
+	if errors.Is(err, unix.EAGAIN) && c.patient {
 		c.conn.SetWriteDeadline(time.Now().Add(stallLimit))
 		if _, err = c.conn.Write(packet); errors.Is(err, os.ErrDeadlineExceeded) {
 			err = unix.EAGAIN
 		}
 	}
 	switch {
-	case werr == nil && err == nil:
-	case err == unix.EAGAIN:
+	case err == nil:
+	case errors.Is(err, unix.EAGAIN):
 		c.deaf = true
 		go c.last(wire.KindLagged, at.Encode())
 	default:
@@ -104,14 +100,27 @@ func (c *client) last(k wire.Kind, data []byte) {
 	c.conn.Write(append([]byte{byte(k)}, data...))
 }
 
-// end tells the client that it has had all output.
-func (c *client) end() {
+// end tells the client that it has had all output, and how the process ended if that is known.
+func (c *client) end(ending []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.deaf {
-		c.deaf = true
-		go c.last(wire.KindEnd, nil)
+	if c.deaf {
+		return
 	}
+	c.deaf = true
+	if err := c.sendNow(append([]byte{byte(wire.KindEnd)}, ending...)); err != nil {
+		go c.last(wire.KindEnd, ending)
+	}
+}
+
+// sendNow does not wait; EAGAIN if it would have to.
+func (c *client) sendNow(packet []byte) error {
+	var err error
+	werr := c.raw.Write(func(fd uintptr) bool {
+		_, err = unix.SendmsgN(int(fd), packet, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	return errors.Join(werr, err)
 }
 
 // listen passes on the client's input until it leaves.

@@ -251,11 +251,16 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 			m.log.Printf("kill what %.12s left: %v", proc.state.ID, err)
 		}
 	}
-	proc.io.finish()
 	exit := &wire.Exit{
 		ID: proc.target.ID, Exec: proc.target.Exec, Pid: proc.state.Pid,
-		Code: code, Error: reason, At: at, LogDropped: proc.io.dropped(), Ran: at.Sub(proc.state.StartedAt),
+		Code: code, Error: reason, At: at, Ran: at.Sub(proc.state.StartedAt),
 	}
+	var ending []byte
+	if !first { // of a container there is more to know
+		ending = wire.Ending(exit)
+	}
+	proc.io.finish(ending)
+	exit.LogDropped = proc.io.dropped()
 	if at := proc.io.spoke(); at.After(proc.state.StartedAt) {
 		exit.FirstByte = at.Sub(proc.state.StartedAt)
 	}

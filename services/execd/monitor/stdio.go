@@ -134,8 +134,8 @@ func readNow(fd int) (p *packet, n int, again bool) {
 
 // finish is called when the process has ended: everything it wrote is in the
 // pipes by now. That is passed on, and no more is waited for: another process
-// may have inherited the pipe.
-func (s *stdio) finish() {
+// may have inherited the pipe. The clients get ending (wire.Ending).
+func (s *stdio) finish(ending []byte) {
 	for _, o := range s.outputs {
 		o.f.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -157,7 +157,7 @@ func (s *stdio) finish() {
 	}
 	s.mu.Unlock()
 	for _, c := range clients {
-		c.end()
+		c.end(ending)
 	}
 	s.closeStdin()
 }

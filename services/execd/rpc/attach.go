@@ -55,11 +55,11 @@ func (s *Server) serveContainer(ctx context.Context, c *container.Container, i *
 	defer c.Logs.RUnlock()
 	go s.listen(ctx, cancel, st, wire.Target{ID: i.ID}, o.GetStdin(), e)
 	over := func(now *container.Info) bool { return now.Runs != i.Runs || !now.State.Active() }
-	switch lag, err := s.output(ctx, st, e); {
+	switch end, err := s.output(ctx, st, e); {
 	case err != nil:
 		return err
-	case lag != nil:
-		if err := s.catchUp(ctx, c, i, *lag, o, over, e); err != nil {
+	case end.lag != nil:
+		if err := s.catchUp(ctx, c, i, *end.lag, o, over, e); err != nil {
 			return err
 		}
 	}
@@ -102,19 +102,24 @@ func (s *Server) listen(ctx context.Context, cancel context.CancelFunc, st *wire
 	}
 }
 
-// output passes on what the process writes, to its end. A position means that
-// the client did not keep up, and where in the log it has to go on.
-func (s *Server) output(ctx context.Context, st *wire.Stream, e end) (*wire.Position, error) {
+// ending is how a stream ended.
+type ending struct {
+	lag  *wire.Position // the client did not keep up, and has to go on from here in the log
+	exit *wire.Exit     // of an exec session, if the monitor sent it along
+}
+
+// output passes on what the process writes, to its end.
+func (s *Server) output(ctx context.Context, st *wire.Stream, e end) (ending, error) {
 	stop := context.AfterFunc(ctx, func() { st.Close() })
 	defer stop()
 	buf := make([]byte, 1+wire.MaxChunk)
 	for {
 		kind, data, err := st.Recv(buf)
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return ending{}, context.Cause(ctx)
 		}
 		if err != nil {
-			return nil, fault.Unavailable.Errorf("ATTACH_LOST", "the monitor was restarted; the container goes on").
+			return ending{}, fault.Unavailable.Errorf("ATTACH_LOST", "the monitor was restarted; the container goes on").
 				Hint("attach again")
 		}
 		switch kind {
@@ -124,14 +129,18 @@ func (s *Server) output(ctx context.Context, st *wire.Stream, e end) (*wire.Posi
 			err = e.send(&apiv1.OutputChunk{Stream: apiv1.OutputChunk_STREAM_STDERR, Data: data})
 		case wire.KindLagged:
 			at, err := wire.DecodePosition(data)
-			return &at, err
+			return ending{lag: &at}, err
 		case wire.KindCutOff:
-			return nil, fault.ResourceExhausted.Errorf("ATTACH_CUT_OFF", "attach was cut off: %s", data)
+			return ending{}, fault.ResourceExhausted.Errorf("ATTACH_CUT_OFF", "attach was cut off: %s", data)
 		case wire.KindEnd:
-			return nil, nil
+			if len(data) == 0 {
+				return ending{}, nil
+			}
+			exit, err := wire.DecodeEnding(data)
+			return ending{exit: exit}, err
 		}
 		if err != nil {
-			return nil, err
+			return ending{}, err
 		}
 	}
 }

@@ -59,8 +59,12 @@ func (s *Server) serveExec(ctx context.Context, session *lifecycle.Session, st *
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go s.listen(ctx, cancel, st, session.Target(), stdin, e)
-	if _, err := s.output(ctx, st, e); err != nil {
+	end, err := s.output(ctx, st, e)
+	if err != nil {
 		return err
+	}
+	if end.exit != nil {
+		s.life.SessionEnded(session, end.exit)
 	}
 	exit, err := session.Wait(ctx)
 	if err != nil {

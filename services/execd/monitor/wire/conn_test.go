@@ -140,3 +140,18 @@ func BenchmarkLaunchMessage(b *testing.B) {
 		}
 	}
 }
+
+func TestEnding(t *testing.T) {
+	at := time.Unix(1700000000, 123456789)
+	for _, want := range []Exit{{At: at}, {Code: 255, At: at, Error: "exit status lost: no one waited"}, {Code: 137, At: at}} {
+		got, err := DecodeEnding(Ending(&want))
+		if err != nil || got.Code != want.Code || !got.At.Equal(want.At) || got.Error != want.Error {
+			t.Errorf("%+v arrives as %+v, %v", want, got, err)
+		}
+	}
+	for _, bad := range []string{"", "\x80", "\x02", "\x02\xff\xff"} {
+		if got, err := DecodeEnding([]byte(bad)); err == nil {
+			t.Errorf("%q is %+v", bad, got)
+		}
+	}
+}

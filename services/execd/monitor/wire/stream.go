@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 )
 
 // MaxChunk is the most data a stream packet carries. As a gRPC message it has to
@@ -24,7 +25,9 @@ const (
 	// log from which to go on; nothing follows but KindEnd.
 	KindLagged Kind = 'L'
 	KindCutOff Kind = 'X' // the reason; nothing follows
-	KindEnd    Kind = 'E' // all output has been sent
+	// KindEnd: all output has been sent. That of an exec session carries its end, so that it need not be
+	// waited for on the other connection; see Ending. A monitor of an earlier build sends nothing along.
+	KindEnd Kind = 'E'
 )
 
 // Packets to the monitor.
@@ -53,6 +56,26 @@ func DecodePosition(b []byte) (Position, error) {
 		return Position{}, fmt.Errorf("log position of %d bytes, want 16", len(b))
 	}
 	return Position{binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:]))}, nil
+}
+
+// Ending is the content of a KindEnd packet: of an Exit its Code, At and Error.
+func Ending(e *Exit) []byte {
+	b := binary.AppendVarint(make([]byte, 0, 16+len(e.Error)), int64(e.Code))
+	b = binary.AppendVarint(b, e.At.UnixNano())
+	return append(b, e.Error...)
+}
+
+// DecodeEnding reverses Ending.
+func DecodeEnding(b []byte) (*Exit, error) {
+	code, n := binary.Varint(b)
+	if n <= 0 {
+		return nil, errParts
+	}
+	at, m := binary.Varint(b[n:])
+	if m <= 0 {
+		return nil, errParts
+	}
+	return &Exit{Code: int(code), At: time.Unix(0, at), Error: string(b[n+m:])}, nil
 }
 
 // Stream is execd's end of a client's stdio. Recv and Send may run at the same
