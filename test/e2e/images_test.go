@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -173,7 +175,12 @@ func TestImagePruneRules(t *testing.T) {
 // TestF11ImageCheck: one flipped byte, a missing file, a changed file of an unpacked layer are found, only the image
 // that has them is concerned, and what is bad, and only that, is fetched again.
 func TestF11ImageCheck(t *testing.T) {
-	e := harness.New(t)
+	for _, driver := range []string{"overlay", "erofs"} {
+		t.Run(driver, func(t *testing.T) { imageCheck(t, harness.NewWith(t, harness.Options{Driver: driver}), driver) })
+	}
+}
+
+func imageCheck(t *testing.T, e *harness.Engine, driver string) {
 	reg := registrytest.Start(t, registrytest.Options{})
 	ref := reg.Ref("rich:1")
 	e.Berth(t, "import", richTar(t), ref)
@@ -193,39 +200,18 @@ func TestF11ImageCheck(t *testing.T) {
 	}
 	layer := string(raw)[strings.LastIndex(string(raw), "sha256:"):]
 	digests["layer"] = layer[:71]
-	flip := func(path string) {
-		t.Helper()
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[len(b)/2] ^= 1
-		st, _ := os.Stat(path)
-		if err := os.WriteFile(path, b, 0); err != nil { // root may, whatever its mode
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(path, st.ModTime(), st.ModTime()); err != nil {
-			t.Fatal(err)
-		}
+	flip := func(path string) { flipAt(t, path, -1) }
+	damagedLayer := damagedTree
+	if driver == "erofs" {
+		damagedLayer = damagedFile
 	}
-	unpacked := func() string {
-		all, _ := filepath.Glob(e.Root + "/imaged/l/*/etc/motd")
-		if len(all) != 1 {
-			t.Fatalf("layers with etc/motd: %v", all)
-		}
-		return filepath.Dir(filepath.Dir(all[0]))
-	}
-	tree := treeOf(t, unpacked())
-	damages := map[string]func(){
-		"a byte of the layer's blob":   func() { flip(blob(digests["layer"])) },
-		"a byte of the manifest":       func() { flip(blob(digests["manifest"])) },
-		"a byte of the configuration":  func() { flip(blob(digests["config"])) },
-		"the layer's blob is missing":  func() { os.Remove(blob(digests["layer"])) },
-		"a byte of an unpacked file":   func() { flip(unpacked() + "/etc/motd") },
-		"the mode of an unpacked file": func() { os.Chmod(unpacked()+"/etc/passwd", 0o666) },
-		"an unpacked file is missing":  func() { os.Remove(unpacked() + "/etc/group") },
-		"a file too many":              func() { os.WriteFile(unpacked()+"/etc/evil", nil, 0o644) },
-	}
+	damages, asBefore := damagedLayer(t, e)
+	maps.Copy(damages, map[string]func(){
+		"a byte of the layer's blob":  func() { flip(blob(digests["layer"])) },
+		"a byte of the manifest":      func() { flip(blob(digests["manifest"])) },
+		"a byte of the configuration": func() { flip(blob(digests["config"])) },
+		"the layer's blob is missing": func() { os.Remove(blob(digests["layer"])) },
+	})
 	for what, damage := range damages {
 		damage()
 		r := e.Try("image", "check")
@@ -242,15 +228,97 @@ func TestF11ImageCheck(t *testing.T) {
 		if r := e.Try("image", "check"); r.Code != 0 {
 			t.Errorf("%s: after the repair: %s", what, r.Out)
 		}
-		sameTree(t, tree, treeOf(t, unpacked()))
+		asBefore()
+		want(t, "it runs after "+what, e.Berth(t, "run", "--rm", ref, "cat", "/etc/motd"), "welcome")
 	}
-	want(t, "it runs", e.Berth(t, "run", "--rm", ref, "cat", "/etc/motd"), "welcome")
 	// What came from no registry cannot be fetched, and is told.
 	flip(blob(e.Berth(t, "image", "inspect", "-f", "{{.Id}}", other)))
 	if r := e.Try("image", "check", "--repair", other); r.Code != 1 || !strings.Contains(r.Out, "came from no registry") {
 		t.Errorf("repair without a source: %d %s", r.Code, r.Out)
 	}
 	e.Fails(t, 1, []string{"no such image"}, "image", "check", "absent")
+}
+
+// flipAt flips a bit of a file, of the byte in its middle if at is negative, and leaves its times as they are.
+func flipAt(t *testing.T, path string, at int) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at < 0 {
+		at = len(b) / 2
+	}
+	b[at] ^= 1
+	st, _ := os.Stat(path)
+	if err := os.WriteFile(path, b, 0); err != nil { // root may, whatever its mode
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, st.ModTime(), st.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damagedTree are ways to damage the layer with etc/motd where it is a directory, and a check that it is as before.
+func damagedTree(t *testing.T, e *harness.Engine) (damages map[string]func(), asBefore func()) {
+	unpacked := func() string {
+		all, _ := filepath.Glob(e.Root + "/imaged/l/*/etc/motd")
+		if len(all) != 1 {
+			t.Fatalf("layers with etc/motd: %v", all)
+		}
+		return filepath.Dir(filepath.Dir(all[0]))
+	}
+	tree := treeOf(t, unpacked())
+	return map[string]func(){
+		"a byte of an unpacked file":   func() { flipAt(t, unpacked()+"/etc/motd", -1) },
+		"the mode of an unpacked file": func() { os.Chmod(unpacked()+"/etc/passwd", 0o666) },
+		"an unpacked file is missing":  func() { os.Remove(unpacked() + "/etc/group") },
+		"a file too many":              func() { os.WriteFile(unpacked()+"/etc/evil", nil, 0o644) },
+	}, func() { sameTree(t, tree, treeOf(t, unpacked())) }
+}
+
+// damagedFile is damagedTree where the layer is an EROFS image. The same archive makes the same image, byte for byte.
+func damagedFile(t *testing.T, e *harness.Engine) (damages map[string]func(), asBefore func()) {
+	image := func() string {
+		all, _ := filepath.Glob(e.Root + "/imaged/le/*/erofs")
+		for _, path := range all {
+			if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte("welcome")) {
+				return path
+			}
+		}
+		t.Fatalf("none of %v has etc/motd", all)
+		return ""
+	}
+	path := image()
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A layer that was repaired has another name, so each damage begins with where it is now.
+	at := func(what string) func() {
+		return func() {
+			i := bytes.Index(good, []byte(what))
+			if i < 0 {
+				t.Fatalf("the image has no %q", what)
+			}
+			flipAt(t, image(), i)
+		}
+	}
+	super := func(offset int) func() { return func() { flipAt(t, image(), 1024+offset) } }
+	return map[string]func(){
+			"a byte of a file":            at("welcome"),
+			"a name in a directory":       at("motd"),
+			"an attribute":                at("kept"),
+			"the kind of file system":     super(0),
+			"its root":                    super(14),
+			"where its inodes are":        super(40),
+			"the image is cut short":      func() { os.Truncate(image(), int64(len(good)-1000)) },
+			"the image has no end at all": func() { os.Truncate(image(), 100) },
+		}, func() {
+			if now, err := os.ReadFile(image()); err != nil || !bytes.Equal(now, good) {
+				t.Errorf("the image has %d bytes, or others, of %d; %v", len(now), len(good), err)
+			}
+		}
 }
 
 // TestImageUndo: a tag that was moved goes back.
