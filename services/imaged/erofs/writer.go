@@ -9,16 +9,19 @@ import (
 	"hash"
 	"io"
 	"math/bits"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // bufferSize is how much is written at once, and holeSize how many zeros make a
-// hole.
+// hole. What is beyond directFrom is written past the page cache, in multiples of
+// page: all that would not be read soon would only have to be copied once more, and
+// push other things out of memory.
 const (
 	bufferSize = 1 << 20
 	holeSize   = 128 << 10
+	directFrom = 32 << 20
+	page       = 4096
 )
 
 // ErrTooLarge is the error for an image beyond what block numbers can address.
@@ -26,20 +29,35 @@ var ErrTooLarge = errors.New("too large for an EROFS image")
 
 // Writer writes an image into a file. It is for one goroutine.
 type Writer struct {
-	file *os.File
-	bits blocks
-	buf  []byte // not yet written, from off on; never full
-	off  int64
-	sum  hash.Hash // of directories and inodes; nil before
+	// Direct, if set, switches writing past the page cache on and off (O_DIRECT of open(2)).
+	// It is asked for when an image has become large, and where it fails the cache is used.
+	Direct func(on bool) error
+
+	file   io.WriterAt
+	bits   blocks
+	buf    []byte // not yet written, from off on; never full
+	off    int64
+	direct bool      // writes begin and end with a page
+	last   *write    // under way; nil: none
+	spare  []byte    // the other buffer
+	sum    hash.Hash // of directories and inodes; nil before
 }
 
-// NewWriter begins an image in the empty file f, with blocks of blockSize bytes.
-func NewWriter(f *os.File, blockSize int) (*Writer, error) {
+// write is a write that goes on while its successor is collected.
+type write struct {
+	buf  []byte
+	off  int64
+	done chan error
+}
+
+// NewWriter begins an image in the empty file f, with blocks of blockSize bytes. What
+// is left out reads as zeros.
+func NewWriter(f io.WriterAt, blockSize int) (*Writer, error) {
 	if blockSize < MinBlock || blockSize > MaxBlock || blockSize&(blockSize-1) != 0 {
 		return nil, fmt.Errorf("an EROFS image cannot have blocks of %d bytes", blockSize)
 	}
 	b := blocks(bits.TrailingZeros(uint(blockSize)))
-	return &Writer{file: f, bits: b, buf: make([]byte, 0, bufferSize), off: max(dataOffset, b.size())}, nil
+	return &Writer{file: f, bits: b, buf: make([]byte, 0, bufferSize), spare: make([]byte, 0, bufferSize), off: max(dataOffset, b.size())}, nil
 }
 
 var zeros [holeSize]byte
@@ -81,11 +99,7 @@ func (w *Writer) copy(r io.Reader, n int64) (int64, error) {
 		return 0, err
 	}
 	if n == holeSize && bytes.Equal(piece, zeros[:]) {
-		if err := w.flush(); err != nil {
-			return 0, err
-		}
-		w.off += n
-		return n, nil
+		return n, w.hole(n)
 	}
 	w.buf = w.buf[:len(w.buf)+int(n)]
 	return n, nil
@@ -117,18 +131,91 @@ func (w *Writer) pad() error {
 	return nil
 }
 
-func (w *Writer) flush() error {
-	if _, err := w.file.WriteAt(w.buf, w.off); err != nil {
+// hole leaves out n zeros, those at its ends excepted that share a page with others
+// where pages are written.
+func (w *Writer) hole(n int64) error {
+	if err := w.flush(); err != nil {
 		return err
 	}
-	w.off += int64(len(w.buf))
-	w.buf = w.buf[:0]
+	if len(w.buf) > 0 {
+		rest := -w.pos() & (page - 1)
+		w.buf = append(w.buf, zeros[:rest]...)
+		n -= rest
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	skip := n
+	if w.paged() {
+		skip &^= page - 1
+	}
+	w.off += skip
+	w.buf = append(w.buf, zeros[:n-skip]...)
 	return nil
+}
+
+// paged reports whether writes are to begin and end with a page from here on.
+func (w *Writer) paged() bool { return w.Direct != nil && w.off >= directFrom }
+
+// flush writes the buffer: all of it or, past the page cache, whole pages.
+func (w *Writer) flush() error {
+	n := len(w.buf)
+	if w.paged() {
+		n -= int((w.off + int64(n)) & (page - 1)) // up to the end of a page, where the next write begins
+	}
+	if n <= 0 {
+		return nil
+	}
+	if err := w.settle(); err != nil {
+		return err
+	}
+	if w.paged() && !w.direct && w.off&(page-1) == 0 {
+		if w.direct = w.Direct(true) == nil; !w.direct {
+			w.Direct = nil
+		}
+	}
+	last := &write{w.buf[:n], w.off, make(chan error, 1)}
+	go func() {
+		_, err := w.file.WriteAt(last.buf, last.off)
+		last.done <- err
+	}()
+	w.last, w.off = last, w.off+int64(n)
+	w.buf, w.spare = append(w.spare[:0], w.buf[n:]...), w.buf
+	return nil
+}
+
+// settle waits for the write that is under way.
+func (w *Writer) settle() error {
+	last := w.last
+	if last == nil {
+		return nil
+	}
+	w.last = nil
+	err := <-last.done
+	if errors.Is(err, unix.EINVAL) && w.direct { // the disk has larger sectors, or is none
+		if err = w.cached(); err == nil {
+			_, err = w.file.WriteAt(last.buf, last.off)
+		}
+	}
+	return err
+}
+
+// cached goes back to writing through the page cache.
+func (w *Writer) cached() error {
+	err := w.settle()
+	if err == nil && w.direct {
+		err = w.Direct(false)
+	}
+	w.direct, w.Direct = false, nil
+	return err
 }
 
 // Finish completes the image, whose root is the directory root. The nodes are
 // of no use afterwards. It does not sync the file.
 func (w *Writer) Finish(root *Node) error {
+	if err := w.cached(); err != nil { // what follows is read first
+		return err
+	}
 	w.sum = sha256.New()
 	all := collect(root)
 	if err := number(all, w.bits); err != nil {
@@ -143,7 +230,7 @@ func (w *Writer) Finish(root *Node) error {
 	if err := w.inodes(all); err != nil {
 		return err
 	}
-	if err := errors.Join(w.pad(), w.flush()); err != nil {
+	if err := errors.Join(w.pad(), w.flush(), w.settle()); err != nil {
 		return err
 	}
 	if w.off>>w.bits >= 1<<32-1 {
