@@ -75,6 +75,9 @@ type Namespace struct {
 	Path string `json:",omitempty"`
 }
 
+// DecodeCommand reads what Command.AppendBinary of the same build wrote. Its filter shares b's memory.
+func DecodeCommand(b []byte) (Command, error) { return initproc.DecodeCommand(b) }
+
 // PrivateNamespaces is a new namespace of each kind but User, those that the
 // kernel has.
 func PrivateNamespaces() Namespaces {

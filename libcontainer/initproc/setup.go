@@ -199,6 +199,20 @@ func DecodeSetup(b []byte) (*Setup, error) {
 	return s, d.Err()
 }
 
+// AppendBinary appends c in the form that DecodeCommand reads, of the same build.
+func (c *Command) AppendBinary(b []byte) ([]byte, error) {
+	e := &wire.Encoder{Bytes: b}
+	c.encode(e)
+	return e.Bytes, nil
+}
+
+// DecodeCommand reads what AppendBinary wrote. The filter shares b's memory.
+func DecodeCommand(b []byte) (Command, error) {
+	d := wire.NewDecoder(b)
+	c := decodeCommand(d)
+	return c, d.Err()
+}
+
 func (c *Command) encode(e *wire.Encoder) {
 	e.Strings(c.Args)
 	e.Strings(c.Env)

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"berth/internal/fault"
+	"berth/internal/version"
 	"berth/services/execd/monitor/wire"
 )
 
@@ -104,6 +105,14 @@ func (k *Keeper) MonitorPid() int {
 		return 0
 	}
 	return k.link.hello.Pid
+}
+
+// SameBuild reports whether the monitor is of this build, and so has the same forms of what is not JSON. One that was
+// running before an upgrade is not.
+func (k *Keeper) SameBuild() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.link != nil && k.link.hello.Build == version.String()
 }
 
 // take makes l the link and its states what we hold.

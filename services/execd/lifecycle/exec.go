@@ -145,7 +145,7 @@ func (m *Manager) Exec(ctx context.Context, c *container.Container, open *apiv1.
 	if err != nil {
 		return nil, err
 	}
-	config, filter, err := plan.Encode()
+	config, filter, err := plan.Encode(m.keeper.SameBuild())
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package starter
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,12 +71,47 @@ func (p *Plan) EncodeRest() (config json.RawMessage, filter []byte, err error) {
 	return config, filter, err
 }
 
-// Encode splits the plan for a wire.Exec.
-func (p *ExecPlan) Encode() (config json.RawMessage, filter []byte, err error) {
-	text := *p
-	filter, text.Command.Seccomp = p.Command.Seccomp, nil
-	config, err = json.Marshal(&text)
+// binaryPlan begins an exec plan that is not JSON.
+const binaryPlan = 0
+
+// Encode splits the plan for a wire.Exec. The monitor may be of another build, which may know more or less of a command:
+// it gets JSON.
+func (p *ExecPlan) Encode(sameBuild bool) (config, filter []byte, err error) {
+	rest := *p
+	filter, rest.Command.Seccomp = p.Command.Seccomp, nil
+	if !sameBuild {
+		config, err = json.Marshal(&rest)
+		return config, filter, err
+	}
+	config = append(make([]byte, 0, 1<<10), binaryPlan)
+	for _, name := range []string{p.Parent, p.Name} {
+		config = binary.AppendUvarint(config, uint64(len(name)))
+		config = append(config, name...)
+	}
+	config, err = rest.Command.AppendBinary(config)
 	return config, filter, err
+}
+
+var errPlan = errors.New("malformed")
+
+func decodeExecPlan(config, filter []byte) (*ExecPlan, error) {
+	p := new(ExecPlan)
+	var err error
+	if len(config) == 0 || config[0] != binaryPlan {
+		err = json.Unmarshal(config, p)
+	} else {
+		config = config[1:]
+		for _, name := range []*string{&p.Parent, &p.Name} {
+			n, used := binary.Uvarint(config)
+			if used <= 0 || n > uint64(len(config)-used) {
+				return nil, errPlan
+			}
+			*name, config = string(config[used:used+int(n)]), config[used+int(n):]
+		}
+		p.Command, err = libcontainer.DecodeCommand(config)
+	}
+	p.Command.Seccomp = filter
+	return p, err
 }
 
 // Starter implements monitor.Launcher.
@@ -314,11 +350,10 @@ func (s *standing) Discard() {
 
 // Exec implements monitor.Launcher.
 func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File) (*monitor.Process, error) {
-	var plan ExecPlan
-	if err := json.Unmarshal(req.Config, &plan); err != nil {
+	plan, err := decodeExecPlan(req.Config, req.Filter)
+	if err != nil {
 		return nil, fmt.Errorf("read exec plan: %w", err)
 	}
-	plan.Command.Seccomp = req.Filter
 	g, err := s.group(plan.Parent, plan.Name, nil)
 	if err != nil {
 		return nil, explain(err)
@@ -330,7 +365,7 @@ func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File)
 	if err != nil {
 		return nil, explain(err)
 	}
-	return process(p, g, true, span{begin: p.Begun}), nil
+	return describe(p, true, span{begin: p.Begun}), nil
 }
 
 // span is a step of this package's; without a name: none.
@@ -339,10 +374,23 @@ type span struct {
 	begin, end int64 // clock.Now
 }
 
-// process describes p, whose trace, if wanted, begins with what was done to its
-// cgroup.
+// process describes p, the first of a container.
 func process(p *libcontainer.Process, g *cgroup.Group, trace bool, group span) *monitor.Process {
-	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Mounts: p.Mounts, Warnings: p.Warnings, Cgroup: g.Name()}
+	out := describe(p, trace, group)
+	out.Cgroup = g.Name()
+	for _, dir := range g.Paths() {
+		if !slices.Contains(out.Cgroups, dir) {
+			out.Cgroups = append(out.Cgroups, dir)
+		}
+	}
+	slices.Sort(out.Cgroups)
+	return out
+}
+
+// describe describes p, whose trace, if wanted, begins with what was done to its
+// cgroup.
+func describe(p *libcontainer.Process, trace bool, group span) *monitor.Process {
+	out := &monitor.Process{Pid: p.Pid, PidFD: p.PidFD, Terminal: p.Console, Mounts: p.Mounts, Warnings: p.Warnings}
 	if trace {
 		out.Begun, out.Trace = group.begin, make([]wire.Step, 0, 1+len(p.Trace))
 		if group.name != "" {
@@ -352,12 +400,6 @@ func process(p *libcontainer.Process, g *cgroup.Group, trace bool, group span) *
 			out.Trace = append(out.Trace, wire.Step{Name: s.Name, Offset: time.Duration(p.Begun-group.begin) + s.Start, Duration: s.Duration})
 		}
 	}
-	for _, dir := range g.Paths() {
-		if !slices.Contains(out.Cgroups, dir) {
-			out.Cgroups = append(out.Cgroups, dir)
-		}
-	}
-	slices.Sort(out.Cgroups)
 	return out
 }
 

@@ -157,12 +157,12 @@ type Launch struct {
 
 // Exec starts a further process in a container.
 type Exec struct {
-	ID     string          `json:"id"`
-	Exec   string          `json:"exec"`
-	Config json.RawMessage `json:"config,omitempty"` // a starter.ExecPlan
-	Filter []byte          `json:"filter,omitempty"` // its seccomp filter
-	Stdio  Stdio           `json:"stdio"`
-	Attach *Streams        `json:"attach,omitempty"`
+	ID     string   `json:"id"`
+	Exec   string   `json:"exec"`
+	Config []byte   `json:"config,omitempty"` // a starter.ExecPlan
+	Filter []byte   `json:"filter,omitempty"` // its seccomp filter
+	Stdio  Stdio    `json:"stdio"`
+	Attach *Streams `json:"attach,omitempty"`
 }
 
 // Launched answers Launch and Exec.
@@ -174,7 +174,7 @@ type Launched struct {
 	Begun    int64    `json:"begun,omitempty"`
 	Trace    []Step   `json:"-"`
 	Warnings []string `json:"warnings,omitempty"`
-	// Cgroup is the name of the group below the parent, Cgroups are its paths.
+	// Cgroup is the name of the container's group below the parent, Cgroups are its paths.
 	Cgroup  string   `json:"cgroup"`
 	Cgroups []string `json:"cgroups,omitempty"`
 	Held
