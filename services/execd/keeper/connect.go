@@ -80,6 +80,9 @@ func (l *link) greet() error {
 			if l.hello.Version != wire.Version {
 				return fmt.Errorf("it speaks version %d, this is %d", l.hello.Version, wire.Version)
 			}
+			if l.hello.Build == hello.Build {
+				l.conn.SameBuild()
+			}
 		case msg.Op == wire.OpState && msg.State != nil:
 			l.states[msg.State.ID] = &second{state: *msg.State, fds: fds}
 			continue

@@ -92,6 +92,9 @@ func (m *Monitor) greet(p *peer) error {
 	if msg.Hello.Version != wire.Version {
 		return fmt.Errorf("execd speaks version %d, this is %d", msg.Hello.Version, wire.Version)
 	}
+	if msg.Hello.Build == hello.Build {
+		p.conn.SameBuild()
+	}
 	// From here on events go to p. One may thereby precede the state that
 	// tells the same.
 	m.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -26,16 +27,21 @@ const (
 const headSize = 8
 
 // Conn carries control messages over a stream socket: the length of the JSON
-// and that of the parts (big endian, four bytes each), then both. Descriptors
+// and that of the parts (big endian, four bytes each), then both. Without JSON
+// the rest is a compact message. Descriptors
 // travel with the first byte (unix(7):
 // a read never runs past the byte that ancillary data came with, so they
 // cannot end up with another message).
 //
 // Send may be called from several goroutines, Recv from one.
 type Conn struct {
-	c  *net.UnixConn
-	wr sync.Mutex
+	c         *net.UnixConn
+	wr        sync.Mutex
+	sameBuild atomic.Bool
 }
+
+// SameBuild says that the peer is of this build, and so reads compact messages.
+func (c *Conn) SameBuild() { c.sameBuild.Store(true) }
 
 // NewConn takes over c.
 func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c} }
@@ -46,22 +52,10 @@ func (c *Conn) Close() error { return c.c.Close() }
 // Send writes one message. The descriptors stay the caller's and must stay open
 // until Send returns.
 func (c *Conn) Send(m *Message, fds ...int) error {
-	text, parts := m.split()
-	body, err := json.Marshal(text)
+	frame, err := c.encode(m)
 	if err != nil {
-		return fmt.Errorf("encode %s message: %w", m.Op, err)
+		return err
 	}
-	size := headSize + len(body)
-	for _, p := range parts {
-		size += binary.MaxVarintLen32 + len(p)
-	}
-	if size > maxMessage {
-		return fmt.Errorf("encode %s message: %d bytes, at most %d allowed", m.Op, size, maxMessage)
-	}
-	frame := append(make([]byte, headSize, size), body...)
-	frame = appendParts(frame, parts)
-	binary.BigEndian.PutUint32(frame, uint32(len(body)))
-	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-headSize-len(body)))
 	var oob []byte
 	if len(fds) > 0 {
 		oob = syscall.UnixRights(fds...)
@@ -73,6 +67,41 @@ func (c *Conn) Send(m *Message, fds ...int) error {
 		_, err = c.c.Write(frame[n:])
 	}
 	return err
+}
+
+// encode is the message as it is sent.
+func (c *Conn) encode(m *Message) ([]byte, error) {
+	if c.sameBuild.Load() {
+		if b := m.compact(); b != nil {
+			if headSize+len(b) > maxMessage {
+				return nil, tooLarge(m, headSize+len(b))
+			}
+			frame := append(make([]byte, headSize, headSize+len(b)), b...)
+			binary.BigEndian.PutUint32(frame[4:], uint32(len(b)))
+			return frame, nil
+		}
+	}
+	text, parts := m.split()
+	body, err := json.Marshal(text)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s message: %w", m.Op, err)
+	}
+	size := headSize + len(body)
+	for _, p := range parts {
+		size += binary.MaxVarintLen32 + len(p)
+	}
+	if size > maxMessage {
+		return nil, tooLarge(m, size)
+	}
+	frame := append(make([]byte, headSize, size), body...)
+	frame = appendParts(frame, parts)
+	binary.BigEndian.PutUint32(frame, uint32(len(body)))
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-headSize-len(body)))
+	return frame, nil
+}
+
+func tooLarge(m *Message, size int) error {
+	return fmt.Errorf("encode %s message: %d bytes, at most %d allowed", m.Op, size, maxMessage)
 }
 
 // Recv reads one message and the descriptors that came with it (close-on-exec),
@@ -124,6 +153,13 @@ func (c *Conn) recvBody(text, parts uint32) (*Message, error) {
 	body := make([]byte, text+parts)
 	if _, err := io.ReadFull(c.c, body); err != nil {
 		return nil, err
+	}
+	if text == 0 && parts > 0 {
+		m, err := readCompact(body)
+		if err != nil {
+			return nil, fmt.Errorf("decode message: %w", err)
+		}
+		return m, nil
 	}
 	m := new(Message)
 	if err := json.Unmarshal(body[:text], m); err != nil {

@@ -53,7 +53,52 @@ func sample() []*Message {
 }
 
 func TestMessagesArriveAsSent(t *testing.T) {
+	for name, same := range map[string]bool{"same build": true, "another build": false} {
+		t.Run(name, func(t *testing.T) { testArrives(t, same) })
+	}
+}
+
+// compactable are messages that have a compact form, with and without what is optional.
+func compactable() []*Message {
+	at := time.Unix(1700000000, 123456789)
+	steps := []Step{{"enter namespaces", time.Millisecond, time.Second}, {"", -1, 0}}
+	return []*Message{
+		{Op: OpExec, Seq: 3, Exec: &Exec{ID: "a", Exec: "e", Config: []byte(`{"Name":"n"}`), Filter: []byte{0, 1, 255}}},
+		{Op: OpExec, Seq: 1 << 40, Exec: &Exec{
+			ID: "a", Exec: "e", Config: []byte{0, 7}, Filter: []byte{1}, Attach: &Streams{Stdin: true, Stderr: true},
+			Stdio: Stdio{Terminal: true, Stdin: true, StdinOnce: true, Discard: true, Rows: 65535, Columns: 80},
+		}},
+		{Op: OpExec, Seq: 4, Launched: &Launched{Pid: 9, StartedAt: at, Begun: 77, Trace: steps, Warnings: []string{"one", ""}}},
+		{Op: OpExec, Seq: 5, Launched: &Launched{StartedAt: at}},
+		{Op: OpExit, Exit: &Exit{
+			ID: "a", Exec: "e", Pid: 8, Code: 137, OOM: true, Error: "why", At: at, Ran: time.Hour, FirstByte: 1, LogDropped: 1 << 40,
+		}},
+		{Op: OpExit, Exit: &Exit{ID: "a", Exec: "e", At: at}},
+	}
+}
+
+func testArrives(t *testing.T, same bool) {
 	a, b := pair(t)
+	if same {
+		a.SameBuild()
+		for _, m := range compactable() {
+			if m.compact() == nil {
+				t.Errorf("%+v has no compact form", m)
+			}
+		}
+	}
+	for _, m := range compactable() {
+		if err := a.Send(m); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := b.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, y := string(text(t, got)), string(text(t, m)); x != y {
+			t.Errorf("got %s, want %s", x, y)
+		}
+	}
 	for _, m := range sample() {
 		before, _ := json.Marshal(m)
 		if err := a.Send(m); err != nil {
@@ -71,6 +116,49 @@ func TestMessagesArriveAsSent(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got, m) {
 			t.Errorf("got %+v, want %+v", got, m)
+		}
+	}
+}
+
+// text is all of m, with what JSON leaves to the parts, and times in one zone.
+func text(t *testing.T, m *Message) []byte {
+	t.Helper()
+	all := struct {
+		*Message
+		Steps []Step
+	}{Message: m}
+	switch {
+	case m.Launched != nil:
+		m.Launched.StartedAt, all.Steps = m.Launched.StartedAt.UTC(), m.Launched.Trace
+	case m.Exit != nil:
+		m.Exit.At = m.Exit.At.UTC()
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestMalformedCompact: what is cut off, or too long, or has no form is an error.
+func TestMalformedCompact(t *testing.T) {
+	for _, m := range compactable() {
+		whole := m.compact()
+		for n := 1; n < len(whole); n++ {
+			if got, err := readCompact(whole[:n]); err == nil {
+				t.Errorf("%d bytes of %d are %+v", n, len(whole), got)
+			}
+		}
+		if got, err := readCompact(append(whole, 0)); err == nil {
+			t.Errorf("with a byte too many it is %+v", got)
+		}
+	}
+	if got, err := readCompact([]byte("?")); err == nil {
+		t.Errorf("a form that is none is %+v", got)
+	}
+	for _, m := range sample() {
+		if m.Exec == nil && m.compact() != nil {
+			t.Errorf("%+v has a compact form", m)
 		}
 	}
 }

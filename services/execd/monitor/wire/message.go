@@ -84,7 +84,7 @@ const (
 type Hello struct {
 	Version int `json:"version"`
 	Pid     int `json:"pid"`
-	// Build of the binary, for the log.
+	// Build of the binary. Of the same build messages have a compact form.
 	Build string `json:"build,omitempty"`
 }
 
