@@ -14,13 +14,11 @@ import (
 
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
-	"berth/services/imaged/inflate"
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/store"
 	"berth/services/imaged/worker"
 
 	"github.com/distribution/reference"
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -95,6 +93,7 @@ func (im *Importer) layer(ctx context.Context, r Request, lease *images.Lease) (
 		return ocispec.Descriptor{}, "", err
 	}
 	gate := &gate{w: out}
+	defer out.Close()
 	defer gate.shut() // after a failure the archive may still be being read
 	tee := io.TeeReader(in, gate)
 	staged, diffID, err := im.Workers.Unpack(ctx, im.Driver, tee)
@@ -121,23 +120,6 @@ func (im *Importer) layer(ctx context.Context, r Request, lease *images.Lease) (
 	return desc, diffID, lease.AddLayer(blob, diffID, staged)
 }
 
-// sink is where the archive's bytes go on their way to the blob: a compressed
-// archive is kept as it is, a plain one is compressed, fast rather than small.
-func sink(in *bufio.Reader, blob io.Writer) (io.WriteCloser, string, error) {
-	head, err := in.Peek(6)
-	if err != nil && err != io.EOF {
-		return nil, "", fmt.Errorf("import: %w", err)
-	}
-	switch inflate.KindOf(head) {
-	case inflate.Gzip:
-		return keep{blob}, ocispec.MediaTypeImageLayerGzip, nil
-	case inflate.Zstd:
-		return keep{blob}, ocispec.MediaTypeImageLayerZstd, nil
-	}
-	z, err := gzip.NewWriterLevel(blob, gzip.BestSpeed)
-	return z, ocispec.MediaTypeImageLayerGzip, err
-}
-
 // gate is a writer that can be taken away from a goroutine that still uses it.
 type gate struct {
 	mu sync.Mutex
@@ -159,11 +141,6 @@ func (g *gate) shut() {
 	defer g.mu.Unlock()
 	g.w = nil
 }
-
-// keep writes through.
-type keep struct{ io.Writer }
-
-func (keep) Close() error { return nil }
 
 // counted reports how much was read.
 type counted struct {
