@@ -26,7 +26,10 @@ const shortCuts = 20
 
 const clock = "15:04:05.000000"
 
-// TestF08PowerCut cuts the power at random moments of pulls, imports, runs and removals. After each cut the engine
+// committed is the container that commits are of, and what its files are marked with.
+const committed = "committed"
+
+// TestF08PowerCut cuts the power at random moments of pulls, imports, commits, runs and removals. After each cut the engine
 // starts without help; every listed image is whole, down to the bytes its containers see; and what a user was told is
 // done is done.
 func TestF08PowerCut(t *testing.T) { everyDriver(t, powerCuts) }
@@ -52,6 +55,10 @@ func powerCuts(t *testing.T, driver string) {
 	}
 	p.base = p.e.Busybox(t)
 	p.images, p.containers = map[string]bool{p.base: true}, map[string]bool{}
+	p.e.Berth(t, "run", "--name", committed, p.base, "sh", "-c", "echo "+committed+" > mark; for i in 1 2 3; do cat bin/busybox; done > noise; touch $(seq 500)")
+	p.e.Berth(t, "commit", committed, "commit:0")
+	p.sums[committed] = p.sum("commit:0")
+	p.images["commit:0"] = true
 	seed := rand.Uint64()
 	t.Logf("%d cuts, seed %d", cuts, seed)
 	p.random = rand.New(rand.NewPCG(seed, 0))
@@ -153,7 +160,7 @@ func (p *power) work(stop chan struct{}, seed uint64) {
 		ref := p.registry.Ref(fmt.Sprintf("power:%d", i))
 		container := fmt.Sprintf("c%d", random.IntN(4))
 		ok := true
-		switch random.IntN(7) {
+		switch random.IntN(9) {
 		case 0:
 			ok = p.change(p.images, name, true, "import", p.tars[i], name)
 		case 1:
@@ -168,6 +175,12 @@ func (p *power) work(stop chan struct{}, seed uint64) {
 			ok = p.change(p.containers, container, false, "rm", "-f", container)
 		case 6:
 			ok = p.change(p.containers, "", false, "run", "--rm", p.base, "true")
+		case 7:
+			image := fmt.Sprintf("commit:%d", random.IntN(3))
+			ok = p.change(p.images, image, true, "commit", committed, image)
+		case 8:
+			image := fmt.Sprintf("commit:%d", random.IntN(3))
+			ok = p.change(p.images, image, false, "rmi", "-f", image)
 		}
 		if !ok {
 			return
@@ -237,6 +250,10 @@ func (p *power) verify() {
 			states[name] = state
 		}
 	}
+	if states[committed] != "exited" {
+		t.Errorf("container %s: its state is %q", committed, states[committed])
+	}
+	delete(states, committed)
 	for name, there := range p.containers {
 		if (states[name] != "") != there {
 			t.Errorf("container %s: its state is %q, but the user was told %v", name, states[name], there)
