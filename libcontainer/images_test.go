@@ -268,6 +268,34 @@ func TestImagesAreTrimmed(t *testing.T) {
 	}
 }
 
+// What is tried out beforehand is what then works, and where files can be mounted and stacked no loop device is taken.
+func TestImagesProbe(t *testing.T) {
+	r := imageRoot(t)
+	s := newImages()
+	defer s.close()
+	taken, release, err := s.take(r.Lower, false)
+	must(t, err)
+	defer release()
+	tree, err := mount.ImageOverlay(&r, []int{taken[0].tree.FD(), taken[1].tree.FD()}, -1)
+	if err == nil {
+		tree.Close()
+	}
+	if can := mount.StacksDetached(); can != (err == nil) {
+		t.Errorf("the probe says %v, stacking gives %v", can, err)
+	}
+	l := newLauncher(t)
+	c := config("", "cat /added")
+	c.Root = r
+	if got := output(t, l, c, IO{}); got != "top" {
+		t.Errorf("got %q", got)
+	}
+	loops := len(onLoops(filepath.Dir(r.Lower[0])))
+	t.Logf("detached layers: %v, files mounted: %v, loop devices: %d", err == nil, taken[0].device == "", loops)
+	if needed := err != nil || taken[0].device != ""; needed != (loops > 0) {
+		t.Errorf("%d loop devices are in use, needed: %v", loops, needed)
+	}
+}
+
 const takeEnv = "BERTH_IMAGES_TEST_PATHS"
 
 // The images of a process that is killed are gone with it, and with its containers.

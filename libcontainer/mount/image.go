@@ -28,23 +28,17 @@ func newImage(source string) (*Tree, error) {
 // StacksDetached reports whether overlay takes layers that are part of no mount
 // namespace, by their descriptors (Linux 6.15). It finds out by making one.
 func StacksDetached() bool {
-	layer, err := newFS("tmpfs", func(int) error { return nil }, ReadOnly)
-	if err != nil {
-		return false
-	}
-	defer layer.Close()
-	tree, err := newFS("overlay", func(fs int) error {
-		for range 2 { // of one layer alone nothing is made
-			copied, err := CopyFD(layer.fd, false)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(copied)
-			if err := unix.FsconfigSetFd(fs, "lowerdir+", copied); err != nil {
-				return err
-			}
+	var layers [2]*Tree // of one layer alone nothing is made, nor of one twice
+	for i := range layers {
+		layer, err := newFS("tmpfs", func(int) error { return nil }, ReadOnly)
+		if err != nil {
+			return false
 		}
-		return nil
+		defer layer.Close() // once it is in the overlay: a detached mount goes with its descriptor
+		layers[i] = layer
+	}
+	tree, err := newFS("overlay", func(fs int) error {
+		return errors.Join(unix.FsconfigSetFd(fs, "lowerdir+", layers[0].fd), unix.FsconfigSetFd(fs, "lowerdir+", layers[1].fd))
 	}, ReadOnly)
 	if err != nil {
 		return false
