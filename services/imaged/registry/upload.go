@@ -319,6 +319,12 @@ func received(resp *response) (int64, bool) {
 	return n + 1, true
 }
 
+// Lingering is ctx, except that it ends only when a push that is cancelled with ctx has ended its last chunk. It is for
+// blobs that are read from elsewhere while they are pushed. The caller calls the function when it needs it no more.
+func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withGrace(ctx, chunkGrace)
+}
+
 // withGrace is ctx, except that it ends only so much later.
 func withGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -317,21 +317,28 @@ func (c *copier) referrers(ctx context.Context, d digest.Digest) error {
 }
 
 // source reads a blob of the source, taking it up again where it breaks off, and fails at the last byte if the digest is
-// wrong: the target would notice too, but blame nobody.
+// wrong: the target would notice too, but blame nobody. Of a blob whose beginning the target has from an earlier copy only
+// the rest is read, and the target alone compares the digest.
 func (c *copier) source(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	s := &sourceBlob{ctx: ctx, from: c.From, desc: d, registry: c.Registry, verifier: d.Digest.Verifier()}
-	return s, s.open()
+	s := &sourceBlob{from: c.From, desc: d, registry: c.Registry, verifier: d.Digest.Verifier()}
+	s.ctx, s.stop = registry.Lingering(ctx)
+	if err := s.open(); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
 }
 
 type sourceBlob struct {
 	ctx      context.Context
+	stop     func()
 	registry *registry.Client
 	from     Place
 	desc     ocispec.Descriptor
 	body     io.ReadCloser
 	at       int64
-	broken   int // times in a row without a byte in between
-	verifier digest.Verifier
+	broken   int             // times in a row without a byte in between
+	verifier digest.Verifier // nil: read from somewhere in the middle
 }
 
 const maxBroken = 4
@@ -345,11 +352,13 @@ func (s *sourceBlob) Read(p []byte) (int, error) {
 	for {
 		n, err := s.body.Read(p)
 		s.at += int64(n)
-		s.verifier.Write(p[:n])
 		if n > 0 {
 			s.broken = 0
 		}
-		if (err == io.EOF || err == nil && s.at == s.desc.Size) && !s.verifier.Verified() {
+		if s.verifier != nil {
+			s.verifier.Write(p[:n])
+		}
+		if s.verifier != nil && (err == io.EOF || err == nil && s.at == s.desc.Size) && !s.verifier.Verified() {
 			return 0, fault.DataLoss.Errorf("DIGEST_MISMATCH", "blob %s in %s is damaged", s.desc.Digest, s.from.Name.Name()).With("digest", s.desc.Digest.String())
 		}
 		var broken *registry.InterruptedError
@@ -370,7 +379,27 @@ func (s *sourceBlob) Read(p []byte) (int, error) {
 	}
 }
 
-func (s *sourceBlob) Close() error { return s.body.Close() }
+// Seek goes to an offset from the start, before anything has been read.
+func (s *sourceBlob) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekStart || s.at != 0 {
+		return 0, errors.ErrUnsupported
+	}
+	if offset == 0 {
+		return 0, nil
+	}
+	s.body.Close()
+	s.at, s.verifier = offset, nil
+	if err := s.open(); err != nil {
+		s.body = io.NopCloser(errReader{err})
+		return 0, err
+	}
+	return offset, nil
+}
+
+func (s *sourceBlob) Close() error {
+	s.stop()
+	return s.body.Close()
+}
 
 type errReader struct{ err error }
 
