@@ -33,11 +33,16 @@
 // fault.DataLoss that names the offset, for silently dropping confirmed records
 // would be worse than stopping.
 //
+// Behind the last frame there may be zeros: room for frames to come, written and synced beforehand. A frame that goes there
+// changes neither the size of the file nor where its blocks are, so a sync need not wait for the file system's own
+// journal, and for all that others have in it. Only who syncs makes room.
+//
 // When more than half of a file is overwritten or deleted records it is
 // rewritten: a temporary file, fsync, rename, fsync of the directory.
 package journal
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
@@ -78,6 +83,9 @@ type Options struct {
 	// CompactAbove is the file size in bytes below which garbage is not worth
 	// removing. Zero means 1 MiB.
 	CompactAbove int64
+	// Room is how many bytes are made ready at a time for frames to come, when less than a 64th of that is left. Zero means
+	// 1 MiB.
+	Room int64
 	// Mode of the directory if Open has to create it. Zero means 0700.
 	Mode os.FileMode
 }
@@ -96,6 +104,7 @@ type Journal struct {
 	file    *os.File
 	salt    uint64
 	size    int64  // end of the last frame
+	end     int64  // of the file, of the zeros behind that frame
 	durable int64  // the file is on disk up to here
 	written uint64 // number of the last batch written
 
@@ -112,6 +121,9 @@ type Journal struct {
 func Open(dir string, opts Options) (*Journal, error) {
 	if opts.CompactAbove == 0 {
 		opts.CompactAbove = 1 << 20
+	}
+	if opts.Room == 0 {
+		opts.Room = 1 << 20
 	}
 	if opts.Mode == 0 {
 		opts.Mode = 0o700
@@ -163,10 +175,11 @@ func (j *Journal) open() error {
 	if j.file, err = os.OpenFile(j.path, os.O_RDWR, 0); err != nil {
 		return err
 	}
-	if j.size < int64(len(data)) {
+	if j.end = int64(len(data)); !isZero(data[j.size:]) {
 		if err := j.file.Truncate(j.size); err != nil {
 			return err
 		}
+		j.end = j.size
 	}
 	// What was replayed may be in the page cache only; frames written from now
 	// on will say that it is durable.
@@ -320,9 +333,11 @@ func (j *Journal) append(b *Batch) (number uint64, err error) {
 		// Part of the frame may be there. The next one overwrites it; should
 		// we die before that, replay cuts it off.
 		j.file.Truncate(j.size)
+		j.end = j.size
 		return 0, err
 	}
 	j.size += int64(len(frame))
+	j.end = max(j.end, j.size)
 	j.written++
 	j.mapMu.Lock()
 	defer j.mapMu.Unlock()
@@ -339,6 +354,7 @@ func (j *Journal) wait(number uint64) error {
 		return nil
 	}
 	j.writeMu.Lock()
+	j.makeRoom()
 	last, size := j.written, j.size
 	j.writeMu.Unlock()
 	if err := fdatasync(j.file); err != nil {
@@ -353,6 +369,21 @@ func (j *Journal) wait(number uint64) error {
 	j.writeMu.Unlock()
 	return nil
 }
+
+// makeRoom writes zeros behind the last frame, for the sync that follows. It needs writeMu. On a full disk there is none:
+// frames then need the space that they take, as without it.
+func (j *Journal) makeRoom() {
+	if j.end-j.size >= j.opts.Room/64 {
+		return
+	}
+	if n, err := j.file.WriteAt(make([]byte, j.opts.Room), j.end); err != nil {
+		j.file.Truncate(j.end) // what was had of it, somebody else may need
+	} else {
+		j.end += int64(n)
+	}
+}
+
+func isZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
 
 // mostlyGarbage needs writeMu.
 func (j *Journal) mostlyGarbage() bool {
@@ -413,6 +444,7 @@ func (j *Journal) rewrite() (err error) {
 		j.file.Close()
 	}
 	j.file, j.salt, j.size, j.durable, j.synced = f, salt, int64(len(image)), int64(len(image)), j.written
+	j.end = j.size
 	j.broken.Store(false)
 	if err := pointRenamed.Hit(); err != nil {
 		j.broken.Store(true)

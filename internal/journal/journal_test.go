@@ -60,12 +60,12 @@ func TestRecordsSurviveReopening(t *testing.T) {
 	}
 }
 
-// history makes a journal of n committed batches and returns its file, the
-// offset behind each batch and the state at each.
+// history makes a journal of n committed batches and returns its file without the
+// room for more, the offset behind each batch and the state at each.
 func history(t *testing.T, n int, durable bool) (file []byte, ends []int64, states []map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
-	j := open(t, dir, Options{})
+	j := open(t, dir, Options{Room: 1 << 10})
 	ends, states = append(ends, j.size), append(states, snapshot(j))
 	for i := range n {
 		var b Batch
@@ -81,7 +81,67 @@ func history(t *testing.T, n int, durable bool) (file []byte, ends []int64, stat
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file, ends, states
+	return file[:ends[n]], ends, states
+}
+
+// TestRoom: frames that are waited for go where zeros were before. They stay over a restart; anything else behind the last
+// frame goes, and so does what a full disk had room for in part.
+func TestRoom(t *testing.T) {
+	const room, leastRoom = 64 << 10, 1 << 10
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	length := func() int64 {
+		t.Helper()
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	j := open(t, dir, Options{Room: room})
+	if j.Put("fleeting", []byte("1"), false); length() != j.size {
+		t.Errorf("%d bytes for %d, though nobody waits for the disk", length(), j.size)
+	}
+	j.Put("a", []byte("1"), true)
+	full := length()
+	if full-j.size < room-leastRoom {
+		t.Fatalf("%d bytes for %d: no room was made", full, j.size)
+	}
+	for i := range 5 {
+		if j.Put("a", fmt.Append(nil, i), true); length() != full || j.end != full {
+			t.Fatalf("%d bytes, were %d", length(), full)
+		}
+	}
+	want := snapshot(j)
+	j.Close()
+	if j = open(t, dir, Options{Room: room}); length() != full || !maps.Equal(snapshot(j), want) {
+		t.Errorf("after a restart: %d bytes, were %d; %v", length(), full, snapshot(j))
+	}
+	size := j.size
+	j.Close()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("x"), size+leastRoom); err != nil {
+		t.Fatal(err)
+	}
+	if j = open(t, dir, Options{Room: room}); length() != size || !maps.Equal(snapshot(j), want) {
+		t.Errorf("something lay behind the last frame: %d bytes for %d; %v", length(), size, snapshot(j))
+	}
+	j.Put("a", []byte("1"), true)
+	for before := j.end; j.end == before; { // use it up
+		if before-j.size < leastRoom {
+			t.Fatalf("%d bytes are left, and no more room was made", before-j.size)
+		}
+		if err := j.Put("a", make([]byte, leastRoom/2), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if j.end-j.size < room-leastRoom || length() != j.end {
+		t.Errorf("%d bytes for %d", length(), j.size)
+	}
 }
 
 func TestF09CutAtEveryByte(t *testing.T) {
@@ -91,7 +151,7 @@ func TestF09CutAtEveryByte(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, fileName), file[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		j, err := Open(dir, Options{})
+		j, err := Open(dir, Options{Room: 1 << 10})
 		if err != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
@@ -107,7 +167,7 @@ func TestF09CutAtEveryByte(t *testing.T) {
 			t.Fatal(err)
 		}
 		j.Close()
-		j, err = Open(dir, Options{})
+		j, err = Open(dir, Options{Room: 1 << 10})
 		if err != nil {
 			t.Fatalf("cut at %d, second open: %v", cut, err)
 		}
