@@ -1,7 +1,7 @@
 #!/bin/bash
 # Times cold pulls from a local docker-registry against docker.io, podman, skopeo and containerd in one run. Writes
 # bench/results/pull.md and pull.svg. Arguments go to bench/pull: -n ROUNDS, -quick (no peers, no report), -images NAME,
-# -images moves (save, push, commit, load), -engines docker,skopeo.
+# -images moves (save, push, commit, load), -images shapes (40 layers, 200,000 files, by graph driver), -engines docker,skopeo.
 #
 # The images are made once and kept in the user's cache directory. Everything runs in a network namespace of its own.
 set -euo pipefail

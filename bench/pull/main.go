@@ -40,7 +40,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the report")
 	flag.StringVar(&o.cache, "cache", "", "directory that keeps the images between runs")
 	flag.StringVar(&o.debian, "debian", "", "tar of a Debian root file system")
-	flag.StringVar(&o.images, "images", "", "only images whose name has this in it; moves: save, push, commit and load")
+	flag.StringVar(&o.images, "images", "", "only images whose name has this in it; moves: save, push, commit and load; shapes: images of extreme shape, by graph driver")
 	flag.StringVar(&o.engines, "engines", "", "only these, separated by commas, beside berth; no report")
 	flag.IntVar(&o.rounds, "n", 3, "rounds")
 	flag.BoolVar(&o.quick, "quick", false, "only Berth and the floors, one round, no report")
@@ -84,6 +84,9 @@ func run(o options) (err error) {
 
 	engines := o.contenders(reg)
 
+	if o.images == "shapes" {
+		return measureShapes(o, engines[:2], reg)
+	}
 	var tables []table
 	for _, img := range images {
 		if !strings.Contains(img.name, o.images) {
