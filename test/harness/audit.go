@@ -142,5 +142,11 @@ func (e *Engine) leftovers() (leaks []string) {
 			leaks = append(leaks, "file: "+f)
 		}
 	}
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, l := range loops {
+		if b, err := os.ReadFile(l); err == nil && strings.HasPrefix(string(b), e.Root+"/") {
+			leaks = append(leaks, "loop device: "+l+" of "+strings.TrimSpace(string(b)))
+		}
+	}
 	return leaks
 }
