@@ -245,13 +245,15 @@ func (s *server) tell(action string, id digest.Digest, name reference.Named) {
 }
 
 // removed follows a removal that the user asked for or the collector decided: what was pushed under the names goes, too.
-func (s *server) removed(r images.Removal) {
+// It gives the bytes of that.
+func (s *server) removed(r images.Removal) int64 {
 	s.tellRemoval(r)
 	more, err := s.hosted.Unnamed(r.Untagged)
 	s.tellRemoval(more)
 	if err != nil {
 		s.log.Error("delete what was pushed", "error", err)
 	}
+	return more.Bytes
 }
 
 // tellRemoval adds the events of names and images that went.
@@ -269,7 +271,7 @@ func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveReq
 	if err != nil {
 		return nil, err
 	}
-	s.removed(r)
+	r.Bytes += s.removed(r)
 	return &apiv1.ImageServiceRemoveResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 
@@ -284,8 +286,15 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 	}
 	rules.Match = match
 	r, err := s.images.Prune(rules)
+	if err == nil && req.DryRun { // once more, with what goes because the names do
+		rules.LetGo = s.hosted.Keeps(r.Untagged)
+		r, err = s.images.Prune(rules)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if !req.DryRun {
+		r.Bytes += s.removed(r)
 	}
 	if len(req.Filters)+len(req.Repositories) == 0 { // these are about images
 		partial, err := s.prunePartials(req.DryRun)
@@ -298,9 +307,6 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 			return nil, err
 		}
 		r.Bytes += pushed
-	}
-	if !req.DryRun {
-		s.removed(r)
 	}
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }

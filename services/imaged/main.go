@@ -96,7 +96,7 @@ func (s *server) collector(dir string, c config.Imaged) collect.Config {
 	return collect.Config{
 		Age: time.Duration(c.CollectAge), Above: c.CollectAbove, Below: c.CollectBelow, Pinned: anyOf(c.Pins),
 		Disk:    func() (diskuse.Disk, error) { return diskuse.DiskOf(dir) },
-		Removed: s.removed, Images: s.images, Log: s.log.Named("collect"),
+		Removed: func(r images.Removal) { s.removed(r) }, Images: s.images, Log: s.log.Named("collect"),
 	}
 }
 

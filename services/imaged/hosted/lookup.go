@@ -96,11 +96,11 @@ func (h *Hosted) Referrers(name string, subject digest.Digest) (all []Referrer) 
 	return all
 }
 
-// tagged are the manifests that tags of a repository mean, among them those that are names of images. The caller holds
-// mu, at least for reading.
-func (h *Hosted) tagged(name string) (all []digest.Digest) {
+// tagged are the manifests that tags of a repository mean, among them those that are names of images, except for some
+// names. The caller holds mu, at least for reading.
+func (h *Hosted) tagged(name string, except map[string]bool) (all []digest.Digest) {
 	for n, ref := range h.Images.NamesIn(h.Canonical(name)) {
-		if strings.HasPrefix(n, h.Canonical(name)+":") {
+		if strings.HasPrefix(n, h.Canonical(name)+":") && !except[n] {
 			i, _ := h.Images.Get(ref.Image)
 			all = append(all, ref.Target, i.Manifest)
 		}

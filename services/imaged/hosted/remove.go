@@ -2,6 +2,7 @@ package hosted
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -106,8 +107,44 @@ func (h *Hosted) Unnamed(names []string) (sum images.Removal, err error) {
 	return sum, err
 }
 
+// Keeps are the blobs that Unnamed would let go of after the removal of names, each as often as it would.
+func (h *Hosted) Keeps(names []string) (all []digest.Digest) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	unnamed := map[string]bool{}
+	goes := map[string]map[digest.Digest]bool{} // by repository
+	for _, n := range names {
+		unnamed[n] = true
+		repo, d, ok := strings.Cut(n, "@")
+		path, own := strings.CutPrefix(repo, h.Name+"/")
+		if !ok || !own || !h.has(path, digest.Digest(d)) {
+			continue
+		}
+		if goes[path] == nil {
+			goes[path] = map[digest.Digest]bool{}
+		}
+		maps.Copy(goes[path], h.repos[path].below(digest.Digest(d)))
+	}
+	for path, chosen := range goes {
+		r := h.repos[path]
+		roots := h.tagged(path, unnamed)
+		for d := range r.manifests {
+			if !chosen[d] {
+				roots = append(roots, d)
+			}
+		}
+		stays := r.below(roots...)
+		for d := range chosen {
+			if m := r.manifests[d]; m != nil && !stays[d] {
+				all = append(all, m.Blobs...)
+			}
+		}
+	}
+	return all
+}
+
 // Prune deletes manifests that no tag leads to and that were pushed at least age ago. A dry run changes nothing; the
-// bytes it gives leave out what several manifests share.
+// bytes it gives leave out what images share with them.
 func (h *Hosted) Prune(age time.Duration, dryRun bool) (sum images.Removal, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -121,24 +158,29 @@ func (h *Hosted) Prune(age time.Duration, dryRun bool) (sum images.Removal, err 
 // to. The caller holds mu.
 func (h *Hosted) sweep(sum *images.Removal, name string, goes func(digest.Digest, *Manifest) bool, dryRun bool) error {
 	r := h.repos[name]
-	roots := h.tagged(name)
+	roots := h.tagged(name, nil)
 	for d, m := range r.manifests {
 		if !goes(d, m) {
 			roots = append(roots, d)
 		}
 	}
 	stays := r.below(roots...)
-	for d, m := range r.manifests {
+	if dryRun {
+		var blobs []digest.Digest
+		for d, m := range r.manifests {
+			if !stays[d] {
+				blobs = append(blobs, m.Blobs...)
+			}
+		}
+		n, err := h.Images.LetGo(&journal.Batch{}, blobs, true)
+		sum.Bytes += n
+		return err
+	}
+	for d := range r.manifests {
 		if stays[d] {
 			continue
 		}
-		var one images.Removal
-		var err error
-		if dryRun {
-			one.Bytes, err = h.Images.LetGo(&journal.Batch{}, m.Blobs, true)
-		} else {
-			one, err = h.removeManifest(name, d)
-		}
+		one, err := h.removeManifest(name, d)
 		sum.Untagged, sum.Deleted, sum.Bytes = append(sum.Untagged, one.Untagged...), append(sum.Deleted, one.Deleted...), sum.Bytes+one.Bytes
 		if err != nil {
 			return err

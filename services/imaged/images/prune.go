@@ -27,6 +27,9 @@ type Rules struct {
 	Match func(Info) bool
 	// DryRun only tells what would go.
 	DryRun bool
+	// LetGo are blobs that others need (see Keep) and will let go of after the
+	// removal, each as often as they do: a dry run counts them in.
+	LetGo []digest.Digest
 }
 
 // pruneChunk is how many images go with one record: as a batch of the journal
@@ -39,7 +42,7 @@ func (m *Images) Prune(r Rules) (Removal, error) {
 	defer m.mu.Unlock()
 	chosen := m.choose(r)
 	if r.DryRun {
-		return m.preview(chosen), nil
+		return m.preview(chosen, r.LetGo), nil
 	}
 	var sum Removal
 	var errs []error
@@ -151,9 +154,12 @@ func (i Info) onlyIn(want func(string) bool) bool {
 	return len(repos) > 0
 }
 
-// preview tells what removing the images would come to.
-func (m *Images) preview(chosen []*entry) (r Removal) {
+// preview tells what removing the images would come to, others letting go of blobs.
+func (m *Images) preview(chosen []*entry, letGo []digest.Digest) (r Removal) {
 	blobs, layers := map[digest.Digest]int{}, map[digest.Digest]int{}
+	for _, d := range letGo {
+		blobs[d]++
+	}
 	for _, e := range chosen {
 		r.Untagged = append(r.Untagged, slices.Sorted(maps.Keys(e.names))...)
 		r.Deleted = append(r.Deleted, e.ID)

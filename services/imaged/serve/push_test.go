@@ -108,6 +108,41 @@ func TestPushIndex(t *testing.T) {
 	r.wantFiles(0, 0, 0)
 }
 
+// TestPruneCountsPushes: what a removal of pushed images frees is all that they took, and a dry run says so beforehand.
+func TestPruneCountsPushes(t *testing.T) {
+	r := newRig(t, anybody())
+	own, other := r.arch()
+	mine, theirs := r.pushParts("app", own, "mine"), r.pushParts("app", other, "theirs")
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{theirs.desc, mine.desc}}
+	index.SchemaVersion = 2
+	for _, i := range []image{mine, theirs} {
+		r.want(r.putManifest("app", i.desc.Digest.String(), i.raw, i.desc.MediaType), 201, "")
+	}
+	r.want(r.putManifest("app", "multi", r.json(index), index.MediaType), 201, "")
+	r.pushImage("single", "v1", own, "single")
+	usage := r.images.Usage()
+
+	dry, err := r.images.Prune(images.Rules{All: true, DryRun: true})
+	r.check(err)
+	dry, err = r.images.Prune(images.Rules{All: true, DryRun: true, LetGo: r.hosted.Keeps(dry.Untagged)})
+	r.check(err)
+	removal, err := r.images.Prune(images.Rules{All: true})
+	r.check(err)
+	more, err := r.hosted.Unnamed(removal.Untagged)
+	r.check(err)
+	left := r.images.Usage() // what came for an image that is not for this host stays a while, see DropLoose
+	want := usage.Blobs + usage.LayerBytes - left.Blobs - left.LayerBytes
+	if left.Images != 0 || dry.Bytes != want || removal.Bytes+more.Bytes != want {
+		t.Errorf("of %d bytes a dry run gives %d, the removal %d; %d are left", want, dry.Bytes, removal.Bytes+more.Bytes, left.Blobs+left.LayerBytes)
+	}
+	loose, err := r.hosted.DropLoose(0, true)
+	r.check(err)
+	dropped, err := r.hosted.DropLoose(0, false)
+	if err != nil || dropped != left.Blobs || loose != dropped {
+		t.Errorf("%d loose bytes, %d dropped, of %d: %v", loose, dropped, left.Blobs, err)
+	}
+}
+
 // TestTagMoves: a tag has one owner, image or artifact.
 func TestTagMoves(t *testing.T) {
 	r := newRig(t, anybody())
