@@ -1,6 +1,7 @@
 package erofs
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -8,8 +9,16 @@ import (
 	"hash"
 	"io"
 	"math/bits"
+	"os"
 
 	"golang.org/x/sys/unix"
+)
+
+// bufferSize is how much is written at once, and holeSize how many zeros make a
+// hole.
+const (
+	bufferSize = 1 << 20
+	holeSize   = 128 << 10
 )
 
 // ErrTooLarge is the error for an image beyond what block numbers can address.
@@ -17,29 +26,25 @@ var ErrTooLarge = errors.New("too large for an EROFS image")
 
 // Writer writes an image into a file. It is for one goroutine.
 type Writer struct {
-	// Direct, if set, switches writing past the page cache on and off (O_DIRECT of open(2)).
-	// It is asked for when an image has become large, and where it fails the cache is used.
-	Direct func(on bool) error
-
-	file   io.WriterAt
-	bits   blocks
-	buf    []byte // not yet written, from off on; never full
-	off    int64
-	direct bool      // writes begin and end with a page
-	last   *write    // under way; nil: none
-	spare  []byte    // the other buffer
-	sum    hash.Hash // of directories and inodes; nil before
+	file *os.File
+	bits blocks
+	buf  []byte // not yet written, from off on; never full
+	off  int64
+	sum  hash.Hash // of directories and inodes; nil before
 }
 
-// NewWriter begins an image in the empty file f, with blocks of blockSize bytes. What
-// is left out reads as zeros.
-func NewWriter(f io.WriterAt, blockSize int) (*Writer, error) {
+// NewWriter begins an image in the empty file f, with blocks of blockSize bytes.
+func NewWriter(f *os.File, blockSize int) (*Writer, error) {
 	if blockSize < MinBlock || blockSize > MaxBlock || blockSize&(blockSize-1) != 0 {
 		return nil, fmt.Errorf("an EROFS image cannot have blocks of %d bytes", blockSize)
 	}
 	b := blocks(bits.TrailingZeros(uint(blockSize)))
-	return &Writer{file: f, bits: b, buf: make([]byte, 0, bufferSize), spare: make([]byte, 0, bufferSize), off: max(dataOffset, b.size())}, nil
+	return &Writer{file: f, bits: b, buf: make([]byte, 0, bufferSize), off: max(dataOffset, b.size())}, nil
 }
+
+var zeros [holeSize]byte
+
+func (w *Writer) pos() int64 { return w.off + int64(len(w.buf)) }
 
 // Content copies the next size bytes of r to the image. An error of r is
 // returned as it is, io.ErrUnexpectedEOF if there are not as many.
@@ -61,12 +66,69 @@ func (w *Writer) Content(r io.Reader, size int64) (Extent, error) {
 	return Extent{block: uint32(start), Size: size}, w.pad()
 }
 
+// copy copies n bytes, at most holeSize, or makes a hole of them.
+func (w *Writer) copy(r io.Reader, n int64) (int64, error) {
+	if int64(cap(w.buf)-len(w.buf)) < n {
+		if err := w.flush(); err != nil {
+			return 0, err
+		}
+	}
+	piece := w.buf[len(w.buf) : len(w.buf)+int(n)]
+	if _, err := io.ReadFull(r, piece); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, err
+	}
+	if n == holeSize && bytes.Equal(piece, zeros[:]) {
+		if err := w.flush(); err != nil {
+			return 0, err
+		}
+		w.off += n
+		return n, nil
+	}
+	w.buf = w.buf[:len(w.buf)+int(n)]
+	return n, nil
+}
+
+// write appends p, which is not a file's content.
+func (w *Writer) write(p []byte) error {
+	if w.sum != nil {
+		w.sum.Write(p)
+	}
+	for len(p) > 0 {
+		if len(w.buf) == cap(w.buf) {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+		n := copy(w.buf[len(w.buf):cap(w.buf)], p)
+		w.buf = w.buf[:len(w.buf)+n]
+		p = p[n:]
+	}
+	return nil
+}
+
+// pad fills the block.
+func (w *Writer) pad() error {
+	if rest := w.pos() & (w.bits.size() - 1); rest != 0 {
+		return w.write(zeros[:w.bits.size()-rest])
+	}
+	return nil
+}
+
+func (w *Writer) flush() error {
+	if _, err := w.file.WriteAt(w.buf, w.off); err != nil {
+		return err
+	}
+	w.off += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	return nil
+}
+
 // Finish completes the image, whose root is the directory root. The nodes are
 // of no use afterwards. It does not sync the file.
 func (w *Writer) Finish(root *Node) error {
-	if err := w.cached(); err != nil { // what follows is read first
-		return err
-	}
 	w.sum = sha256.New()
 	all := collect(root)
 	if err := number(all, w.bits); err != nil {
@@ -81,7 +143,7 @@ func (w *Writer) Finish(root *Node) error {
 	if err := w.inodes(all); err != nil {
 		return err
 	}
-	if err := errors.Join(w.pad(), w.flush(), w.settle()); err != nil {
+	if err := errors.Join(w.pad(), w.flush()); err != nil {
 		return err
 	}
 	if w.off>>w.bits >= 1<<32-1 {

@@ -51,7 +51,6 @@ func newImage(dir *os.File, o Options) (*image, error) {
 		f.Close()
 		return nil, err
 	}
-	out.Direct = func(on bool) error { return setDirect(fd, on) }
 	m := &image{dest: f, out: out, xattr: o.Whiteouts.OpaqueXattr(), root: erofs.NewDir(0o755)}
 	m.stack = []*erofs.Node{m.root}
 	return m, nil

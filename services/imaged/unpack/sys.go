@@ -32,22 +32,6 @@ func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
 	return fd, err
 }
 
-// setDirect switches O_DIRECT of an open file on or off.
-func setDirect(fd int, on bool) error {
-	return retry("fcntl", func() error {
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-		if err != nil {
-			return err
-		}
-		flags &^= unix.O_DIRECT
-		if on {
-			flags |= unix.O_DIRECT
-		}
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags)
-		return err
-	})
-}
-
 func openDir(dir int, name string) (int, error) {
 	return openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
