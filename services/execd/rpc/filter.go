@@ -124,9 +124,9 @@ func isImage(i *container.Info, v string) bool {
 	if base := path.Base(repo); strings.Contains(base, ":") {
 		repo = repo[:strings.LastIndex(repo, ":")]
 	}
-	hex := strings.TrimPrefix(i.ImageID, "sha256:")
-	want := strings.TrimPrefix(v, "sha256:")
-	return v == image || v == repo || v == repo+":latest" && image == repo || len(want) >= 4 && strings.HasPrefix(hex, want)
+	_, hex, _ := strings.Cut(i.ImageID, ":")
+	id := len(v) >= 4 && strings.HasPrefix(hex, v) || len(v) >= len("sha256:0123") && strings.HasPrefix(i.ImageID, v)
+	return v == image || v == repo || v == repo+":latest" && image == repo || id
 }
 
 func inNetwork(i *container.Info, v string) bool {

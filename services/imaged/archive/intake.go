@@ -35,6 +35,9 @@ type intake struct {
 	layers *errgroup.Group
 	commit *committer
 	open   chan struct{} // one element for each layer that is not committed yet
+
+	// content is the digest by an algorithm of what a layer in the store contains.
+	content func(blob digest.Digest, a digest.Algorithm) (digest.Digest, error)
 }
 
 // entry is what an archive has under a name.

@@ -88,6 +88,9 @@ func (l *Loader) Load(ctx context.Context, r LoadRequest) ([]Loaded, error) {
 	in := &intake{
 		Loader: l, lease: lease, progress: r.Progress, entries: map[string]*entry{}, blobs: map[digest.Digest]*entry{},
 		commit: &committer{lease: lease}, open: make(chan struct{}, maxOpen),
+		content: func(blob digest.Digest, a digest.Algorithm) (digest.Digest, error) {
+			return l.Workers.Content(ctx, l.Driver, l.Store, blob, a)
+		},
 	}
 	if err := in.read(ctx, r.Archive); err != nil {
 		return nil, err
@@ -146,7 +149,10 @@ func (in *intake) makeOf(c *candidate, m manifest.Manifest, config manifest.Conf
 		if err != nil {
 			return err
 		}
-		if err := config.Holds(i, desc.Digest, diffID); err != nil {
+		err = config.Holds(i, desc.Digest, diffID, func(a digest.Algorithm) (digest.Digest, error) {
+			return in.content(desc.Digest, a)
+		})
+		if err != nil {
 			return err
 		}
 		c.image.Layers[i] = images.Layer{Blob: desc.Digest, DiffID: diffID}

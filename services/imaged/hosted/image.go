@@ -44,7 +44,9 @@ func (h *Hosted) image(ctx context.Context, lease *images.Lease, p Push) (images
 		g.Go(func() error {
 			diffID, err := h.layer(ctx, lease, desc.Digest)
 			if err == nil {
-				err = config.Holds(i, desc.Digest, diffID)
+				err = config.Holds(i, desc.Digest, diffID, func(a digest.Algorithm) (digest.Digest, error) {
+					return h.Workers.Content(ctx, h.Driver, h.Store, desc.Digest, a)
+				})
 			}
 			image.Layers[i] = images.Layer{Blob: desc.Digest, DiffID: diffID}
 			return err

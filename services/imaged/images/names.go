@@ -191,11 +191,12 @@ func (m *Images) Find(text string) (Found, error) {
 }
 
 func (m *Images) find(text string) (Found, error) {
-	if names.ID(strings.TrimPrefix(text, "sha256:")) {
-		if e := m.images[digest.NewDigestFromEncoded(digest.SHA256, strings.TrimPrefix(text, "sha256:"))]; e != nil {
-			return Found{Image: e.Image}, nil
-		}
-		return Found{}, notFound(text)
+	id := digest.Digest(text)
+	if names.ID(text) {
+		id = digest.NewDigestFromEncoded(digest.SHA256, text)
+	}
+	if e := m.images[id]; e != nil {
+		return Found{Image: e.Image}, nil
 	}
 	named, err := ParseName(text)
 	if err == nil {
@@ -203,8 +204,8 @@ func (m *Images) find(text string) (Found, error) {
 			return Found{Image: m.images[r.Image].Image, Name: Key(named)}, nil
 		}
 	}
-	if names.PartOfID(strings.TrimPrefix(text, "sha256:")) {
-		return m.findPart(text)
+	if part, ok := partOfID(text); ok {
+		return m.findPart(text, part)
 	}
 	if err != nil {
 		return Found{}, err
@@ -212,10 +213,22 @@ func (m *Images) find(text string) (Found, error) {
 	return Found{}, notFound(text)
 }
 
-func (m *Images) findPart(text string) (Found, error) {
+// partOfID is what text has of an id, with or without the algorithm: of one by sha512 too, half of which is as long as a
+// whole one by sha256.
+func partOfID(text string) (part string, ok bool) {
+	part = text
+	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		if cut, is := strings.CutPrefix(text, a.String()+":"); is {
+			part = cut
+		}
+	}
+	return part, names.PartOfID(part) || names.ID(part) || digest.SHA512.Validate(part) == nil
+}
+
+func (m *Images) findPart(text, part string) (Found, error) {
 	var found *entry
 	for id, e := range m.images {
-		if strings.HasPrefix(id.Encoded(), strings.TrimPrefix(text, "sha256:")) {
+		if strings.HasPrefix(id.String(), text) || part == text && strings.HasPrefix(id.Encoded(), part) {
 			if found != nil {
 				return Found{}, fault.InvalidArgument.Errorf("AMBIGUOUS_ID", "%s is the beginning of several images' ids", text).With("image", text)
 			}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"berth/internal/names"
 )
 
 // Rules say which images Prune deletes. Never one that a container uses.
@@ -136,8 +135,8 @@ func repositoriesOf(names []string) map[string]bool {
 // Is reports whether text means the image: the beginning of its id, of at least
 // four digits, or what matches one of its names.
 func (i Info) Is(text string, matches func(text, name string) bool) bool {
-	if part := strings.TrimPrefix(text, "sha256:"); names.PartOfID(part) || names.ID(part) {
-		return strings.HasPrefix(i.ID.Encoded(), part)
+	if part, ok := partOfID(text); ok {
+		return strings.HasPrefix(i.ID.String(), text) || part == text && strings.HasPrefix(i.ID.Encoded(), part)
 	}
 	return slices.ContainsFunc(slices.Concat(i.Tags, i.Digests), func(n string) bool { return matches(text, n) })
 }

@@ -90,16 +90,18 @@ func ParseConfig(raw []byte) (Config, error) {
 	return c, nil
 }
 
-// Holds makes sure that layer n, which came as blob, contains what the configuration says: diffID. That is a sha256
-// digest, so that a configuration which names contents by another kind cannot be checked.
-func (c Config) Holds(n int, blob, diffID digest.Digest) error {
+// Holds makes sure that layer n, which came as blob, contains what the configuration says: diffID. Where that is a digest
+// of another kind, content computes the contents' of this kind.
+func (c Config) Holds(n int, blob, diffID digest.Digest, content func(digest.Algorithm) (digest.Digest, error)) error {
 	want := c.RootFS.DiffIDs[n]
-	switch {
-	case want == diffID:
+	if want.Algorithm() != diffID.Algorithm() {
+		var err error
+		if diffID, err = content(want.Algorithm()); err != nil {
+			return err
+		}
+	}
+	if want == diffID {
 		return nil
-	case want.Algorithm() != diffID.Algorithm():
-		return fault.Unimplemented.Errorf("DIFF_ID_UNSUPPORTED", "the image names what its layers contain by %s, which only blobs may be named by", want.Algorithm()).
-			With("digest", blob.String()).Hint("make it with sha256 diff ids")
 	}
 	return fault.DataLoss.Errorf("DIGEST_MISMATCH", "layer %s contains %s, but the image says %s", blob, diffID, want).With("digest", blob.String())
 }

@@ -140,14 +140,21 @@ func TestSelect(t *testing.T) {
 }
 
 // What is accepted means the same after a round trip.
-// TestHolds: contents that are named by another kind of digest are not called damaged.
+// TestHolds: contents that are named by another kind of digest are looked at again, the others not.
 func TestHolds(t *testing.T) {
 	var c Config
 	d := digest.FromString("a")
-	c.RootFS.DiffIDs = []digest.Digest{d, digest.FromString("b"), digest.SHA512.FromString("a")}
-	for n, reason := range []string{"", "DIGEST_MISMATCH", "DIFF_ID_UNSUPPORTED"} {
-		if got := fault.ReasonOf(c.Holds(n, d, d)); got != reason {
-			t.Errorf("layer %d: %q, want %q", n, got, reason)
+	c.RootFS.DiffIDs = []digest.Digest{d, digest.FromString("b"), digest.SHA512.FromString("a"), digest.SHA512.FromString("b"), digest.SHA512.FromString("a")}
+	looked := 0
+	content := func(a digest.Algorithm) (digest.Digest, error) {
+		if looked++; looked > 2 {
+			return "", fault.Unavailable.Errorf("AWAY", "away")
+		}
+		return a.FromString("a"), nil
+	}
+	for n, reason := range []string{"", "DIGEST_MISMATCH", "", "DIGEST_MISMATCH", "AWAY"} {
+		if got := fault.ReasonOf(c.Holds(n, d, d, content)); got != reason || looked != max(0, n-1) {
+			t.Errorf("layer %d: %q after %d looks, want %q", n, got, looked, reason)
 		}
 	}
 }

@@ -48,7 +48,8 @@ type fakeRegistry struct {
 	blobs     map[digest.Digest][]byte
 	requests  map[digest.Digest]int
 
-	layers []digest.Digest // of the last image
+	by     digest.Algorithm // what contents of layers are named by, and layers and configurations too
+	layers []digest.Digest  // of the last image
 	sent   int64
 
 	dieAt   int64                                  // every transfer ends at this byte of the blob; 0: never
@@ -59,7 +60,7 @@ type fakeRegistry struct {
 }
 
 func newFakeRegistry() *fakeRegistry {
-	return &fakeRegistry{manifests: map[string][]byte{}, types: map[string]string{}, blobs: map[digest.Digest][]byte{}, requests: map[digest.Digest]int{}}
+	return &fakeRegistry{manifests: map[string][]byte{}, types: map[string]string{}, blobs: map[digest.Digest][]byte{}, by: digest.SHA256, requests: map[digest.Digest]int{}}
 }
 
 func (f *fakeRegistry) Manifest(_ context.Context, ref reference.Named, _ registry.Auth) ([]byte, ocispec.Descriptor, error) {
@@ -161,7 +162,7 @@ func (f *fakeRegistry) largest() (n int64) {
 }
 
 func (f *fakeRegistry) addBlob(mediaType string, b []byte) ocispec.Descriptor {
-	d := digest.FromBytes(b)
+	d := f.by.FromBytes(b)
 	f.blobs[d] = b
 	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(b))}
 }
@@ -175,10 +176,10 @@ func (f *fakeRegistry) addImage(t testing.TB, name, arch, compression string, la
 	var descs []ocispec.Descriptor
 	f.layers = nil
 	for _, l := range layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, f.by.FromBytes(l))
 		mediaType, b := compress(t, compression, l)
 		descs = append(descs, f.addBlob(mediaType, b))
-		f.layers = append(f.layers, digest.FromBytes(b))
+		f.layers = append(f.layers, f.by.FromBytes(b))
 	}
 	raw, _ := json.Marshal(config)
 	raw, d, err := manifest.New(f.addBlob(ocispec.MediaTypeImageConfig, raw), descs)

@@ -234,17 +234,17 @@ func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m
 	image := images.Image{ID: m.Config.Digest, Layers: make([]images.Layer, len(m.Layers))}
 	fetched := make([]int64, len(m.Layers))
 	var config manifest.Config
-	g, ctx := errgroup.WithContext(ctx)
+	g, together := errgroup.WithContext(ctx)
 	g.Go(keep)
 	g.Go(func() (err error) {
-		config, err = p.config(ctx, r, lease, m)
+		config, err = p.config(together, r, lease, m)
 		return err
 	})
 	for i, desc := range m.Layers {
 		r.Progress(Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size})
 		g.Go(func() (err error) {
 			image.Layers[i].Blob = desc.Digest
-			image.Layers[i].DiffID, fetched[i], err = p.layer(ctx, r, lease, desc)
+			image.Layers[i].DiffID, fetched[i], err = p.layer(together, r, lease, desc)
 			return err
 		})
 	}
@@ -253,7 +253,10 @@ func (p *Puller) fetchAll(ctx context.Context, r Request, lease *images.Lease, m
 	}
 	var sum int64
 	for i, l := range image.Layers {
-		if err := config.Holds(i, l.Blob, l.DiffID); err != nil {
+		err := config.Holds(i, l.Blob, l.DiffID, func(a digest.Algorithm) (digest.Digest, error) {
+			return p.Workers.Content(ctx, p.Driver, p.Store, l.Blob, a)
+		})
+		if err != nil {
 			return images.Image{}, 0, err
 		}
 		sum += fetched[i]

@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,10 @@ import (
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
+	"berth/services/imaged/manifest"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func TestPull(t *testing.T) {
@@ -63,6 +66,42 @@ func TestPull(t *testing.T) {
 			r.expect(0, 0)
 		})
 	}
+}
+
+// TestPullBySHA512: an image may name everything by sha512. Its layers are those of images that name the same by sha256,
+// and what its configuration says of them is checked all the same.
+func TestPullBySHA512(t *testing.T) {
+	r := newRig(t)
+	r.registry.addImage(t, "short:1", "amd64", "gzip", layerTar(t, "a", "1"), layerTar(t, "b", "2"))
+	r.mustPull("short:1")
+	r.registry.by = digest.SHA512
+	r.registry.addImage(t, "long:1", "amd64", "gzip", layerTar(t, "a", "1"), layerTar(t, "c", "3"))
+	result := r.mustPull("long:1")
+	if a, c := r.content(result, "a"), r.content(result, "c"); a != "1" || c != "3" {
+		t.Errorf("a=%q c=%q", a, c)
+	}
+	if result.Image.ID.Algorithm() != digest.SHA512 {
+		t.Errorf("its id is %s", result.Image.ID)
+	}
+	r.expect(8, 3) // of two images: manifest, configuration and two layers each; one content in common
+	r.restart()
+	if again := r.mustPull("long:1"); !again.UpToDate {
+		t.Errorf("then %+v", again)
+	}
+	wrong := r.registry.addBlob(ocispec.MediaTypeImageConfig, bytes.ReplaceAll(r.registry.blobs[result.Image.ID],
+		[]byte(digest.SHA512.FromBytes(layerTar(t, "c", "3"))), []byte(digest.SHA512.FromString("else"))))
+	m, d, err := manifest.New(wrong, []ocispec.Descriptor{
+		{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: r.registry.layers[0], Size: int64(len(r.registry.blobs[r.registry.layers[0]]))},
+		{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: r.registry.layers[1], Size: int64(len(r.registry.blobs[r.registry.layers[1]]))},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.registry.addManifest("wrong:1", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d}, m)
+	if _, err := r.puller.Pull(context.Background(), Request{Name: parse("wrong:1")}); fault.ReasonOf(err) != "DIGEST_MISMATCH" {
+		t.Errorf("another content: %v", err)
+	}
+	r.expect(8, 3)
 }
 
 func TestPullByIndexAndDigest(t *testing.T) {

@@ -27,6 +27,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	_ "crypto/sha512" // an algorithm of Content
 	"errors"
 	"fmt"
 	"io"
@@ -110,11 +111,11 @@ func (w *Workers) Unpack(ctx context.Context, d Stager, r io.Reader) (graph.Stag
 	var diffID digest.Digest
 	staged, err := d.Stage(ctx, func(ctx context.Context, dir *os.File, o unpack.Options) (unpack.Result, error) {
 		o.Limits = w.Files
-		reply, err := w.run(ctx, dir, o, r)
+		reply, err := w.run(ctx, dir, o, "", r)
 		if err != nil {
 			return unpack.Result{}, err
 		}
-		diffID, err = w.accept(reply)
+		diffID, err = w.accept(reply, digest.SHA256)
 		return reply.Result, err
 	})
 	if err != nil {
@@ -123,9 +124,46 @@ func (w *Workers) Unpack(ctx context.Context, d Stager, r io.Reader) (graph.Stag
 	return staged, diffID, nil
 }
 
-// run has one process do one layer.
-func (w *Workers) run(ctx context.Context, dir *os.File, o unpack.Options, r io.Reader) (wire.Reply, error) {
-	request := wire.Request{Protocol: wire.Protocol, Options: o, Inflate: w.Inflate, NoLandlock: w.NoLandlock, Processors: runtime.GOMAXPROCS(0)}
+// errRead ends the staging of a layer that was only read.
+var errRead = errors.New("read, and not made")
+
+// Content gives the digest by a of the uncompressed archive that the blob d holds. Layers are known by their sha256, which
+// Unpack gives; this is for images that name them by another: it inflates the blob once more, in a process of its own as
+// Unpack does.
+func (w *Workers) Content(ctx context.Context, s Stager, blobs Blobs, d digest.Digest, a digest.Algorithm) (content digest.Digest, err error) {
+	blob, err := blobs.Open(d)
+	if err != nil {
+		return "", err
+	}
+	defer blob.Close()
+	staged, err := s.Stage(ctx, func(ctx context.Context, dir *os.File, o unpack.Options) (unpack.Result, error) {
+		reply, err := w.run(ctx, dir, o, a, blob)
+		if err == nil {
+			content, err = w.accept(reply, a)
+		}
+		if err == nil {
+			err = errRead // what was staged for it is nothing
+		}
+		return unpack.Result{}, err
+	})
+	if errors.Is(err, errRead) {
+		return content, nil
+	}
+	if err == nil {
+		staged.Discard()
+		err = fault.Internal.Errorf("STAGED_NOTHING", "a layer was staged that was only read")
+	}
+	return "", err
+}
+
+// Blobs is the part of a store that Content has need of.
+type Blobs interface {
+	Open(d digest.Digest) (*os.File, error)
+}
+
+// run has one process do one layer, or with a only compute the digest of its content.
+func (w *Workers) run(ctx context.Context, dir *os.File, o unpack.Options, a digest.Algorithm, r io.Reader) (wire.Reply, error) {
+	request := wire.Request{Protocol: wire.Protocol, Options: o, Digest: a, Inflate: w.Inflate, NoLandlock: w.NoLandlock, Processors: runtime.GOMAXPROCS(0)}
 	if !w.NoSeccomp {
 		var err error
 		if request.Filter, err = filter(); err != nil {
@@ -180,12 +218,12 @@ func (w *Workers) run(ctx context.Context, dir *os.File, o unpack.Options, r io.
 }
 
 // accept checks what a process said that may have been taken over.
-func (w *Workers) accept(p wire.Reply) (digest.Digest, error) {
+func (w *Workers) accept(p wire.Reply, a digest.Algorithm) (digest.Digest, error) {
 	w.told.Do(func() { w.tell(p.Sandbox) })
 	d := digest.Digest(p.DiffID)
 	limits := w.Files.OrDefault()
 	r := p.Result
-	if d.Validate() != nil || d.Algorithm() != digest.SHA256 || r.Entries < 0 || r.Entries > limits.Entries || r.Bytes < 0 || r.Bytes > limits.Bytes {
+	if d.Validate() != nil || d.Algorithm() != a || r.Entries < 0 || r.Entries > limits.Entries || r.Bytes < 0 || r.Bytes > limits.Bytes {
 		return "", fault.Internal.Errorf("UNPACK_REPLY", "the process that unpacked it gave an answer that cannot be")
 	}
 	return d, nil

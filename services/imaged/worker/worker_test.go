@@ -334,3 +334,36 @@ func answerENOSYS(without []string) error {
 	}
 	return filter.Load(code)
 }
+
+// blobOf is a store of one blob.
+type blobOf string
+
+func (b blobOf) Open(digest.Digest) (*os.File, error) { return os.Open(string(b)) }
+
+// TestContent: the digest of what a blob contains is computed in a process, by any algorithm, and nothing is made.
+func TestContent(t *testing.T) {
+	r := newRig(t)
+	archive := bytes.Repeat([]byte("no tar at all, which does not matter "), 100_000)
+	path := filepath.Join(t.TempDir(), "blob")
+	for name, b := range map[string][]byte{"plain": archive, "gzip": gzipped(t, archive), "zstd": zstded(t, archive)} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []digest.Algorithm{digest.SHA512, digest.SHA256} {
+			got, err := r.workers.Content(t.Context(), r.layers, blobOf(path), "", a)
+			if err != nil || got != a.FromBytes(archive) {
+				t.Errorf("%s: %s, %v", name, got, err)
+			}
+		}
+	}
+	if err := os.WriteFile(path, gzipped(t, archive)[:1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.workers.Content(t.Context(), r.layers, blobOf(path), "", digest.SHA512); fault.KindOf(err) != fault.DataLoss {
+		t.Errorf("cut off: %v", err)
+	}
+	if _, err := r.workers.Content(t.Context(), r.layers, blobOf(path+"none"), "", digest.SHA512); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no blob: %v", err)
+	}
+	r.nothing()
+}

@@ -9,6 +9,7 @@ package inside
 import (
 	"context"
 	"crypto/sha256"
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,12 @@ func run(in io.Reader, out io.Writer) error {
 	if q.Growing {
 		r = &growing{file: archive, sizes: in}
 	}
-	if reply.Result, reply.DiffID, err = makeLayer(dir, r, q); err != nil {
+	if q.Digest != "" {
+		reply.DiffID, err = content(r, q)
+	} else {
+		reply.Result, reply.DiffID, err = makeLayer(dir, r, q)
+	}
+	if err != nil {
 		reply.Error = describe(err)
 	}
 	return wire.WriteReply(out, reply)
@@ -96,6 +102,25 @@ func makeLayer(dir *os.File, r io.Reader, q wire.Request) (unpack.Result, string
 	}
 	ahead.Hashed()
 	return result, digest.NewDigest(digest.SHA256, h).String(), nil
+}
+
+// content gives the digest of what the archive r is before compression, and makes nothing.
+func content(r io.Reader, q wire.Request) (string, error) {
+	if !q.Digest.Available() {
+		return "", fmt.Errorf("digests by %q are not known here", q.Digest)
+	}
+	z, err := inflate.NewReader(r, q.Inflate)
+	if err != nil {
+		return "", err
+	}
+	h := q.Digest.Hash()
+	ahead := readAhead(z, h, z.Close)
+	defer ahead.Close()
+	if _, err := io.Copy(io.Discard, ahead); err != nil {
+		return "", err
+	}
+	ahead.Hashed()
+	return digest.NewDigest(q.Digest, h).String(), nil
 }
 
 // describe makes err fit for the journey: imaged makes the like of it again.

@@ -24,6 +24,8 @@ import (
 	"berth/libcontainer/sandbox"
 	"berth/services/imaged/inflate"
 	"berth/services/imaged/unpack"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Numbers of descriptors in berth-unpack, after those of stdin, stdout and stderr.
@@ -58,7 +60,7 @@ func must(s caps.Set, err error) caps.Set {
 }
 
 // Protocol goes up when two versions would misunderstand each other.
-const Protocol = 1
+const Protocol = 2
 
 // Request says what to do.
 type Request struct {
@@ -69,6 +71,8 @@ type Request struct {
 	Processors int `json:"processors"`
 	// Growing: the archive is a file that sizes follow for, see WriteSize. Otherwise it is read to its end.
 	Growing bool `json:"growing,omitempty"`
+	// Digest is the algorithm of the wanted digest. Empty: sha256, and the layer is made; otherwise it is not.
+	Digest digest.Algorithm `json:"digest,omitempty"`
 	// Filter is the system calls that are left, compiled; none: all are.
 	Filter []byte `json:"filter,omitempty"`
 	// NoLandlock is for tests, of kernels without it.
