@@ -91,9 +91,9 @@ func (s Section) plus(o Section) Section {
 	return Section{Time: s.Time.plus(o.Time), CPU: s.CPU.plus(o.CPU), Serial: (s.Serial*a + o.Serial*b) / (a + b)}
 }
 
-// costs makes the model of the results. What grows with the number of containers is taken from the probes alone, and
-// what they cannot tell from runs beside the smallest number of containers: the runs beside more are left to hold the
-// predictions against.
+// costs makes the model of the results: of the probes, and of what a run of crowdClients takes of processors beside each
+// number of containers, which is more than the sections that grow. How long runs take, and how many there are in a second,
+// it sees beside the smallest number of containers only: the runs beside more are left to hold the predictions against.
 func (r *Results) costs() (c Costs, err error) {
 	get := func(name string) (m Measured) {
 		if err == nil {
@@ -110,7 +110,6 @@ func (r *Results) costs() (c Costs, err error) {
 	c.Cgroup = section(get("cgroup"), 1).plus(section(get("attach"), 1))
 	c.Namespace = section(get("mntns"), 1).plus(section(get("mount"), mountsMade))
 	c.Slot = Section{Time: fit(r.Slots), CPU: fit(r.Slots), Serial: 1}
-	spawn := get("spawn")
 	if err != nil {
 		return c, err
 	}
@@ -121,8 +120,13 @@ func (r *Results) costs() (c Costs, err error) {
 	if !ok1 || !ok2 || !ok8 {
 		return c, fmt.Errorf("the results have no runs of 1, 2 and %d clients among %d containers, which the model needs", crowdClients, first)
 	}
-	c.CPU.Slope = c.Veth.CPU.Slope + c.Unveth.CPU.Slope + c.Nft.CPU.Slope + c.Cgroup.CPU.Slope + c.Namespace.CPU.Slope + spawn.Line.Slope
-	c.CPU.Base = many.CPU*1e3 - c.CPU.Slope*float64(first)
+	var cpu []Point
+	for _, b := range r.Bursts {
+		if b.Clients == crowdClients {
+			cpu = append(cpu, Point{float64(b.N), b.CPU * 1e3})
+		}
+	}
+	c.CPU = fit(cpu)
 	c.Lone.Base = one.P50 * 1e3
 	return c.calibrate(one, two, many, r.Cores), nil
 }
@@ -131,7 +135,7 @@ func (r *Results) costs() (c Costs, err error) {
 type Check struct {
 	Burst
 	Predicted Prediction
-	Fitted    bool // the model has seen it
+	Fitted    bool // the model has seen it, or what it took of processors
 }
 
 // Errors are predicted over measured, less one.
@@ -147,7 +151,7 @@ var bounds = Bounds{Rate: 0.25, P50: 0.35, P99: 1}
 func (r *Results) checks(c Costs, starts int) (all []Check) {
 	for _, b := range r.Bursts {
 		p := c.Predict(Scenario{Cores: r.Cores, N: float64(b.N), Clients: b.Clients, Free: c.Free, Design: asItIs}, starts)
-		all = append(all, Check{Burst: b, Predicted: p, Fitted: b.N == r.Bursts[0].N && (b.Clients <= 2 || b.Clients == crowdClients)})
+		all = append(all, Check{Burst: b, Predicted: p, Fitted: b.Clients == crowdClients || b.N == r.Bursts[0].N && b.Clients <= 2})
 	}
 	return all
 }
