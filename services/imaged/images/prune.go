@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-
 )
 
 // Rules say which images Prune deletes. Never one that a container uses.
