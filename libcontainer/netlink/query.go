@@ -17,6 +17,7 @@ type Link struct {
 	Group  uint32
 	MTU    int
 	Up     bool // administratively
+	Passes bool // operational: packets pass (IF_OPER_UP, RFC 2863)
 	MAC    net.HardwareAddr
 }
 
@@ -139,6 +140,9 @@ func parseLink(b []byte) (Link, bool) {
 		switch kind {
 		case unix.IFLA_IFNAME:
 			l.Name = unix.ByteSliceToString(p)
+		case unix.IFLA_OPERSTATE:
+			const up = 6 // IF_OPER_UP, linux/if.h
+			l.Passes = len(p) > 0 && p[0] == up
 		case unix.IFLA_MASTER:
 			l.Master = int(word(p))
 		case unix.IFLA_GROUP:

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"berth/internal/fault"
 	"berth/internal/faultpoint"
@@ -167,7 +168,7 @@ func (m *Maker) plan(n *Network, want Request) (s *Slot, err error) {
 
 // connect makes the pairs and configures their far ends. The near ends come up
 // last: with its peer up already each has a carrier at once, and the bridge
-// starts to forward without waiting for the kernel's link watcher.
+// starts to forward without waiting for the kernel's link watcher. The far ends do wait for that.
 func (m *Maker) connect(n *Network, slots []*Slot, spaces []*netns.Namespace) (err error) {
 	defer func() {
 		if err != nil {
@@ -191,7 +192,29 @@ func (m *Maker) connect(n *Network, slots []*Slot, spaces []*netns.Namespace) (e
 		}
 		m.withoutIPv6(s.Port)
 	}
-	return m.host.Do(&up)
+	if err := m.host.Do(&up); err != nil {
+		return err
+	}
+	for i, s := range slots {
+		if err := awaitPassing(spaces[i].Conn, s.Interface); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitPassing returns when packets leave by an interface. Its far end has just come up, upon which it has a carrier, but its
+// queue is opened by the kernel's link watcher, somewhat later: what is sent before that is dropped, and sent again
+// after a second. From Linux 6.14 on asking has the watcher's work done; before, it is waited for. After a while
+// it is let be: it will come.
+func awaitPassing(inside *netlink.Conn, name string) error {
+	const patience, pause = 20 * time.Millisecond, 200 * time.Microsecond
+	for begin := time.Now(); ; time.Sleep(pause) {
+		link, err := inside.LinkByName(name)
+		if err != nil || link.Passes || time.Since(begin) > patience {
+			return err
+		}
+	}
 }
 
 // full explains that a bridge takes no more ports (BR_MAX_PORTS in Linux).
