@@ -255,7 +255,7 @@ test_packages() {
 	local package out
 	export BERTH_INIT=/job/berth-init
 	for package in $(cd packages && find . -name test -printf '%h\n' | sort); do
-		if out=$(cd "packages/$package" && ./test -test.v -test.skip '^Example' 2>&1); then # examples build what they show
+		if out=$(cd "packages/$package" && ./test -test.v -test.timeout 10m -test.skip '^Example' 2>&1); then # examples build what they show
 			ok "$package: $(grep -c '^--- PASS' <<<"$out") tests passed, $(grep -c '^--- SKIP' <<<"$out") skipped"
 		else
 			fail "$package" "$(grep -c '^--- FAIL' <<<"$out") tests failed"
