@@ -193,16 +193,7 @@ func (b *Builder) DeviceOverlay(r *Root, devices []string, userns int) (*Tree, e
 		}
 		staged.Lower = append(staged.Lower, place)
 	}
-	if r.Upper != "" && userns >= 0 {
-		if err := b.stageUpper(&staged, userns); err != nil {
-			return nil, err
-		}
-	}
-	tree, err := b.Overlay(&staged)
-	if err != nil {
-		return nil, err
-	}
-	return tree.Detach()
+	return b.detachedOverlay(&staged, userns)
 }
 
 // singleImage shows the only layer of a read-only root.

@@ -29,12 +29,18 @@ func (b *Builder) MappedOverlay(r *Root, userns int) (*Tree, error) {
 	if r.Upper == "" && len(r.Lower) == 1 {
 		return mappedDir(r.Lower[0], userns, r.Attr|ReadOnly)
 	}
-	if r.Upper != "" {
-		if err := b.stageUpper(&staged, userns); err != nil {
+	return b.detachedOverlay(&staged, userns)
+}
+
+// detachedOverlay makes the overlay of what was staged, for use in another mount namespace. With a user namespace, or
+// negative, the upper directory shows its owners as that maps them, too.
+func (b *Builder) detachedOverlay(staged *Root, userns int) (*Tree, error) {
+	if staged.Upper != "" && userns >= 0 {
+		if err := b.stageUpper(staged, userns); err != nil {
 			return nil, err
 		}
 	}
-	tree, err := b.Overlay(&staged)
+	tree, err := b.Overlay(staged)
 	if err != nil {
 		return nil, err
 	}
