@@ -158,7 +158,7 @@ func (p *power) work(stop chan struct{}, seed uint64) {
 		i := random.IntN(len(p.tars))
 		name := fmt.Sprintf("import%d:%d", i, random.IntN(3))
 		ref := p.registry.Ref(fmt.Sprintf("power:%d", i))
-		container := fmt.Sprintf("c%d", random.IntN(4))
+		container := fmt.Sprintf("lasting%d", random.IntN(4)) // no beginning of an id: rm -f of "c0" would be of whose id begins so
 		ok := true
 		switch random.IntN(9) {
 		case 0:
