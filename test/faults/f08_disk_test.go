@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -59,6 +60,25 @@ func TestF08Disk(t *testing.T) {
 		t.Errorf("%d records were synced before the cuts, and %d of %d unsynced files forgotten: this was no test", before, forgotten, cuts)
 	}
 	t.Logf("%d cuts: %d syncs before, none lost; %d more ended well while the power went, %d of them wrongly", cuts, before, during, wrong)
+}
+
+// TestF08DiskHeld: a mount namespace that goes later than its disk is not in the way of mounting that again.
+func TestF08DiskHeld(t *testing.T) {
+	disk := harness.NewDisk(t, 64)
+	holder := exec.Command("unshare", "--mount", "sh", "-c", "echo; exec sleep 0.5")
+	out, err := holder.StdoutPipe()
+	if err == nil {
+		err = holder.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Wait()
+	out.Read(make([]byte, 1)) // it has its namespace
+	disk.Cut(t)
+	disk.Unmount(t)
+	disk.Mount(t)
+	writeFile(t, filepath.Join(disk.Dir, "file"), "x")
 }
 
 // syncLog is a file of numbered records, each synced before the next is written.

@@ -55,10 +55,18 @@ func (d *Disk) Mount(t testing.TB) {
 	os.Chmod(d.Dir, 0o755)
 }
 
-// Unmount waits until nobody uses the disk.
+// Unmount waits until nobody uses the disk, in no mount namespace: those of processes that were killed just now go a little
+// later than they do, and as long as one has the disk mounted the next Mount gets the same file system once more, cut as it is.
 func (d *Disk) Unmount(t testing.TB) {
 	t.Helper()
 	Eventually(t, 10*time.Second, func() bool { return syscall.Unmount(d.Dir, 0) == nil }, "%s is unmounted", d.Dir)
+	Eventually(t, 10*time.Second, func() bool {
+		f, err := os.OpenFile(d.device, os.O_RDONLY|syscall.O_EXCL, 0) // EBUSY while it is mounted (open(2))
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}, "%s is mounted nowhere", d.device)
 }
 
 // Cut is a power cut as the file system sees it: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH (linux/fs/ext4/ext4.h).
