@@ -134,10 +134,21 @@ func (i *image) mount(fd int, onLoop bool) (err error) {
 	}
 	defer device.Close() // the mount keeps it
 	i.device = device.Path
-	if i.tree, err = mount.ImageOn(i.device); errors.Is(err, unix.EINVAL) && blockSize < os.Getpagesize() {
-		err = fmt.Errorf("%w: its blocks have %d bytes, and before Linux 6.4 they must be pages; pull the image again with this kernel: %w", ErrUnsupported, blockSize, err)
+	if i.tree, err = mount.ImageOn(i.device); errors.Is(err, unix.EINVAL) && blockSize < os.Getpagesize() && !smallBlocks() {
+		err = fmt.Errorf("%w: it was made on a newer kernel, with blocks of %d bytes, and Linux before 6.4 mounts blocks of a page only; start a newer kernel, or remove the image and pull it again on this one: %w",
+			ErrUnsupported, blockSize, err)
 	}
 	return noEROFS(err)
+}
+
+// smallBlocks reports whether EROFS takes blocks smaller than a page. It is for words only: what can be mounted, trying tells.
+func smallBlocks() bool {
+	var u unix.Utsname
+	var major, minor int
+	if unix.Uname(&u) == nil {
+		fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	}
+	return major > 6 || major == 6 && minor >= 4
 }
 
 // noEROFS says what the answer to an unknown type of file system means.

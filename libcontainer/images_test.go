@@ -2,10 +2,13 @@ package libcontainer
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +127,36 @@ func TestImages(t *testing.T) {
 			t.Errorf("the second time: %q", got)
 		}
 	})
+}
+
+// TestImageOfANewerKernel: an image whose blocks are smaller than this kernel takes is told from one that is refused for
+// another reason, here a feature that no kernel has. The kernel says that it is 2.6 where it is asked to (personality(2)).
+func TestImageOfANewerKernel(t *testing.T) {
+	needImages(t)
+	t.Cleanup(func() { noLoops(t, filepath.Dir(t.TempDir())) })
+	image := make([]byte, 8192)
+	super := image[1024:]
+	binary.LittleEndian.PutUint32(super, 0xE0F5E1E2)
+	super[12] = 9 // bits of 512
+	binary.LittleEndian.PutUint32(super[80:], 1<<31)
+	path := filepath.Join(t.TempDir(), "image")
+	must(t, os.WriteFile(path, image, 0o600))
+	mountIt := func() error {
+		_, _, err := newImages().take([]string{path}, true)
+		return err
+	}
+
+	runtime.LockOSThread() // never unlocked: the thread ends with its personality
+	if err := mountIt(); smallBlocks() && (!errors.Is(err, unix.EINVAL) || errors.Is(err, ErrUnsupported)) {
+		t.Errorf("with an unknown feature: %v", err)
+	}
+	const uname26 = 0x0020000
+	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, uname26, 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	if err := mountIt(); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "blocks of 512 bytes") {
+		t.Errorf("on an old kernel: %v", err)
+	}
 }
 
 func TestImagesReadOnly(t *testing.T) {

@@ -21,7 +21,7 @@ func filesystems() []probe {
 		func(h *host) (State, string) { return tryOverlay(h, false) },
 	}, {
 		Feature{Name: "overlay userxattr", Since: "5.11",
-			Lost: "Layers are unpacked with more privileges than need be.",
+			Lost: "Each container gets a full copy of its image: slow, and large.",
 			Do:   "Run Linux 5.11 or later."},
 		func(h *host) (State, string) { return tryOverlay(h, true) },
 	}, {

@@ -5,11 +5,11 @@ import (
 	"path/filepath"
 	"slices"
 
+	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/graph/plaincopy"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -26,44 +26,15 @@ type kind struct {
 // kinds are all of them, the best first. EROFS is faster to pull and slower to
 // read from; ARCHITECTURE.md has the figures.
 var kinds = []kind{
-	{"overlay", "l", probeOverlay, func(dir string, can *trash.Can) (graph.Driver, error) {
-		form, err := overlay.Probe(filepath.Dir(dir))
-		if err != nil {
-			return nil, err
-		}
-		return overlay.New(dir, form, can)
+	{"overlay", "l", overlay.Probe, func(dir string, can *trash.Can) (graph.Driver, error) {
+		return overlay.New(dir, can)
 	}},
-	{"erofs", "le", probeEROFS, func(dir string, can *trash.Can) (graph.Driver, error) {
-		form, blockSize, err := formEROFS(filepath.Dir(dir))
-		if err != nil {
-			return nil, err
-		}
-		return overlay.NewEROFS(dir, form, blockSize, can)
+	{"erofs", "le", overlay.ProbeEROFS, func(dir string, can *trash.Can) (graph.Driver, error) {
+		return overlay.NewEROFS(dir, overlay.BlockSize(), can)
 	}},
 	{"copy", "lc", func(string) error { return nil }, func(dir string, can *trash.Can) (graph.Driver, error) {
 		return plaincopy.New(dir, can)
 	}},
-}
-
-func probeOverlay(dir string) error {
-	_, err := overlay.Probe(dir)
-	return err
-}
-
-func probeEROFS(dir string) error {
-	_, _, err := formEROFS(dir)
-	return err
-}
-
-// formEROFS is how images are made for this host. Writable layers beside them must
-// be able to hide what is in them.
-func formEROFS(dir string) (unpack.Whiteouts, int, error) {
-	form, err := overlay.Probe(dir)
-	if err != nil {
-		return 0, 0, err
-	}
-	blockSize, err := overlay.ProbeEROFS()
-	return form, blockSize, err
 }
 
 // openDriver opens the graph driver called name for the store in dir. With "auto"
@@ -92,7 +63,11 @@ func openDriver(dir, name string, can *trash.Can, log hclog.Logger) (graph.Drive
 		return nil, fmt.Errorf("graph driver %s cannot be used with %s, which holds layers of driver %s: set driver to that or to auto, or remove all images first", name, dir, held)
 	}
 	if err := k.probe(dir); err != nil {
-		return nil, fmt.Errorf("graph driver %s: %w", name, err)
+		if held == "" {
+			return nil, fmt.Errorf("graph driver %s: %w", name, err)
+		}
+		return nil, fault.FailedPrecondition.Errorf("DRIVER_UNUSABLE", "%s holds layers of graph driver %s, which cannot be used: %w", dir, name, err).
+			Hint("nothing was changed: start the kernel that it was last used with, or use another root")
 	}
 	return k.open(filepath.Join(dir, k.layers), can)
 }
@@ -113,7 +88,7 @@ func heldBy(dir string) (string, error) {
 }
 
 func bestDriver(dir string, can *trash.Can, log hclog.Logger) (graph.Driver, error) {
-	if err := probeOverlay(dir); err != nil {
+	if err := overlay.Probe(dir); err != nil {
 		log.Warn("containers get a copy of their image each, as overlayfs cannot be used", "error", err)
 		return openDriver(dir, "copy", can, log)
 	}

@@ -18,7 +18,6 @@ import (
 	"berth/services/imaged/manifest"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
@@ -63,7 +62,7 @@ func (r *rig) open() {
 	r.store, err = store.Open(r.dir)
 	r.check(err)
 	r.store.Throw = can.Throw
-	r.driver, err = overlay.New(filepath.Join(r.dir, "l"), unpack.OverlayUser, can)
+	r.driver, err = overlay.New(filepath.Join(r.dir, "l"), can)
 	r.check(err)
 	r.images, err = Open(j, r.store, r.driver, hclog.NewNullLogger())
 	r.check(err)

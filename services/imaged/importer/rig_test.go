@@ -10,7 +10,6 @@ import (
 	"berth/services/imaged/images"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
 	"berth/services/imaged/worker/workertest"
 
 	"github.com/hashicorp/go-hclog"
@@ -47,7 +46,7 @@ func newRig(t testing.TB) *rig {
 	})
 	r.Store, err = store.Open(r.dir)
 	check(err)
-	r.Driver, err = overlay.New(filepath.Join(r.dir, "l"), unpack.OverlayUser, can)
+	r.Driver, err = overlay.New(filepath.Join(r.dir, "l"), can)
 	check(err)
 	r.Images, err = images.Open(j, r.Store, r.Driver, hclog.NewNullLogger())
 	check(err)

@@ -27,7 +27,6 @@ import (
 	"berth/services/imaged/registry"
 	"berth/services/imaged/store"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
 	"berth/services/imaged/worker/workertest"
 
 	"github.com/distribution/reference"
@@ -300,7 +299,7 @@ func (r *rig) open() {
 	r.store, err = store.Open(r.dir)
 	check(err)
 	if r.kind == "erofs" {
-		r.driver, err = overlay.NewEROFS(filepath.Join(r.dir, "l"), unpack.OverlayUser, erofs.MinBlock, r.can)
+		r.driver, err = overlay.NewEROFS(filepath.Join(r.dir, "l"), erofs.MinBlock, r.can)
 	} else {
 		r.driver, err = plaincopy.New(filepath.Join(r.dir, "l"), r.can)
 	}

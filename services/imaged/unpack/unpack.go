@@ -63,8 +63,7 @@ type Options struct {
 	Whiteouts Whiteouts
 	Limits    Limits
 	// Image has one file made, [ImageFile], which holds the tree as an EROFS
-	// file system, instead of the tree itself. Whiteouts must be one of
-	// overlayfs's forms.
+	// file system, instead of the tree itself. Whiteouts must be overlayfs's.
 	Image bool
 	// BlockSize is that of the image in bytes; 0: the least. Kernels before 6.4 mount
 	// images with blocks of a page only.

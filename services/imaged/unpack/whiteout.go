@@ -18,11 +18,8 @@ const (
 	WhiteoutFiles Whiteouts = iota
 	// OverlayUser is the form overlayfs reads when mounted with "userxattr"
 	// (Linux 5.11): character devices 0:0, and "user.overlay.opaque" on
-	// directories. It needs no CAP_SYS_ADMIN to write.
+	// directories.
 	OverlayUser
-	// OverlayTrusted is overlayfs's older form: the same devices, and
-	// "trusted.overlay.opaque", which only CAP_SYS_ADMIN may set.
-	OverlayTrusted
 )
 
 const (
@@ -36,11 +33,8 @@ const (
 // OpaqueXattr is the extended attribute that marks a directory as opaque with
 // value "y"; empty for WhiteoutFiles.
 func (w Whiteouts) OpaqueXattr() string {
-	switch w {
-	case OverlayUser:
+	if w == OverlayUser {
 		return "user.overlay.opaque"
-	case OverlayTrusted:
-		return "trusted.overlay.opaque"
 	}
 	return ""
 }

@@ -30,11 +30,10 @@ import (
 // mount may have.
 const MaxLayers = 500
 
-// Driver stacks layers with overlayfs. Its layers have whiteouts and opaque
-// marks in the form that the host's overlayfs reads.
+// Driver stacks layers with overlayfs, mounted with "userxattr": layers and writable directories have their opaque marks in
+// user.overlay.*, whatever kernel made them.
 type Driver struct {
 	*graph.LayerDir
-	form   unpack.Whiteouts
 	images bool   // layers are images
 	empty  string // a lower layer for images that have none
 }
@@ -44,20 +43,22 @@ var (
 	_ graph.Differ = (*Driver)(nil)
 )
 
-// New opens the driver's layers in dir. form is what Probe found.
-func New(dir string, form unpack.Whiteouts, can *trash.Can) (*Driver, error) {
+// form is that of all marks. overlayfs has another, trusted.overlay.*, which only CAP_SYS_ADMIN may write: not imaged.
+const form = unpack.OverlayUser
+
+// New opens the driver's layers in dir.
+func New(dir string, can *trash.Can) (*Driver, error) {
 	return open(dir, unpack.Options{Whiteouts: form}, can)
 }
 
 // NewEROFS opens layers in dir that are EROFS images, new ones with blocks of
-// blockSize bytes. They can have any form of whiteouts that the host's overlayfs
-// reads, whatever the file system of dir can store.
-func NewEROFS(dir string, form unpack.Whiteouts, blockSize int, can *trash.Can) (*Driver, error) {
+// blockSize bytes, which is BlockSize but in tests.
+func NewEROFS(dir string, blockSize int, can *trash.Can) (*Driver, error) {
 	return open(dir, unpack.Options{Whiteouts: form, Image: true, BlockSize: blockSize}, can)
 }
 
-func open(dir string, form unpack.Options, can *trash.Can) (*Driver, error) {
-	layers, err := graph.OpenLayerDir(dir, form, can)
+func open(dir string, o unpack.Options, can *trash.Can) (*Driver, error) {
+	layers, err := graph.OpenLayerDir(dir, o, can)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func open(dir string, form unpack.Options, can *trash.Can) (*Driver, error) {
 	if err := os.Mkdir(empty, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return &Driver{LayerDir: layers, form: form.Whiteouts, images: form.Image, empty: empty}, nil
+	return &Driver{LayerDir: layers, images: o.Image, empty: empty}, nil
 }
 
 // Name is "overlay" or "erofs".
@@ -117,7 +118,7 @@ func (d *Driver) Recipe(dir string, layers []graph.Layer) graph.Recipe {
 		Type:      "overlay",
 		Upper:     filepath.Join(dir, "upper"),
 		Work:      filepath.Join(dir, "work"),
-		UserXattr: d.form == unpack.OverlayUser,
+		UserXattr: true,
 	}
 	for _, l := range slices.Backward(graph.Visible(layers)) {
 		r.Lower = append(r.Lower, d.Root(l.Name))
@@ -132,7 +133,7 @@ func (d *Driver) Recipe(dir string, layers []graph.Layer) graph.Recipe {
 // Changes lists what the writable directory holds: overlayfs puts there whatever
 // a container touches.
 func (d *Driver) Changes(dir string, layers []graph.Layer) ([]merge.Change, error) {
-	return merge.Changes(filepath.Join(dir, "upper"), d.Paths(layers), d.form)
+	return merge.Changes(filepath.Join(dir, "upper"), d.Paths(layers), form)
 }
 
 // WriteLayer writes the archive of the writable directory.
@@ -141,71 +142,74 @@ func (d *Driver) WriteLayer(ctx context.Context, w io.Writer, dir string, layers
 	if l, ok := graph.RootOf(layers); ok {
 		root = d.Root(l.Name)
 	}
-	return merge.WriteLayer(ctx, w, filepath.Join(dir, "upper"), root, d.form)
+	return merge.WriteLayer(ctx, w, filepath.Join(dir, "upper"), root, form)
 }
 
 // WriteTree writes the archive of the layers with the writable directory on top.
 func (d *Driver) WriteTree(ctx context.Context, w io.Writer, dir string, layers []graph.Layer) error {
-	return merge.WriteTree(ctx, w, append(d.Paths(layers), filepath.Join(dir, "upper")), d.form)
+	return merge.WriteTree(ctx, w, append(d.Paths(layers), filepath.Join(dir, "upper")), form)
 }
 
 // overlayMagic is OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const overlayMagic = 0x794c7630
 
-// Probe tells whether this driver can be used for layers in dir, and in which
-// form it must write whiteouts. The error says what is missing.
+// Probe tells whether this driver can be used for layers in dir. The error says
+// what is missing.
 //
 // Nothing is mounted to find out, as imaged may not mount: the kernel's version
 // decides about userxattr, and the rest is tried on files.
-func Probe(dir string) (unpack.Whiteouts, error) {
+func Probe(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if uint32(st.Type) == overlayMagic {
-		return 0, fmt.Errorf("%s is on overlayfs itself, which cannot hold a writable layer", dir)
+		return fmt.Errorf("%s is on overlayfs itself, which cannot hold a writable layer", dir)
 	}
 	if !kernelHas("overlay", "nodev") {
-		return 0, errors.New("the kernel has no overlayfs")
+		return errors.New("the kernel has no overlayfs (modprobe overlay)")
+	}
+	if !since(5, 11) {
+		return errors.New("overlayfs has the option userxattr since Linux 5.11 only")
 	}
 	tmp, err := os.MkdirTemp(dir, "probe-")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer os.RemoveAll(tmp)
 	if err := unix.Mknod(filepath.Join(tmp, "whiteout"), unix.S_IFCHR, 0); err != nil {
-		return 0, fmt.Errorf("make a whiteout in %s: %w", dir, err)
+		return fmt.Errorf("make a whiteout in %s: %w", dir, err)
 	}
-	var tried []error
-	for _, form := range formsOf(kernelVersion()) {
-		err := unix.Setxattr(tmp, form.OpaqueXattr(), []byte("y"), 0)
-		if err == nil {
-			return form, nil
-		}
-		tried = append(tried, fmt.Errorf("set %s in %s: %w", form.OpaqueXattr(), dir, err))
+	if err := unix.Setxattr(tmp, form.OpaqueXattr(), []byte("y"), 0); err != nil {
+		return fmt.Errorf("set %s in %s: %w", form.OpaqueXattr(), dir, err)
 	}
-	return 0, errors.Join(tried...)
+	return nil
 }
 
-// ProbeEROFS tells whether the kernel can stack images, and with which size of blocks
-// new ones are to be made. The error says what is missing.
+// ProbeEROFS is Probe for layers that are images.
 //
-// Whether images are mounted as files or on loop devices is found out by whoever
+// Whether these are mounted as files or on loop devices is found out by whoever
 // mounts them. Linux before 6.12 cannot do the first and needs the second, and all
 // before 6.15, as their overlayfs stacks no mounts that no path leads to.
-func ProbeEROFS() (blockSize int, err error) {
-	major, minor := kernelVersion()
-	since := func(m, n int) bool { return major > m || major == m && minor >= n }
-	if !since(5, 4) || !kernelHas("erofs", "") {
-		return 0, errors.New("the kernel has no EROFS (Linux 5.4; modprobe erofs)")
+func ProbeEROFS(dir string) error {
+	if err := Probe(dir); err != nil { // of the writable layers
+		return err
+	}
+	if !kernelHas("erofs", "") {
+		return errors.New("the kernel has no EROFS (modprobe erofs)")
 	}
 	if !since(6, 15) && !hasLoop() {
-		return 0, errors.New("the kernel has no loop devices, which EROFS layers need before Linux 6.15 (modprobe loop)")
+		return errors.New("the kernel has no loop devices, which EROFS layers need before Linux 6.15 (modprobe loop)")
 	}
-	if !since(6, 4) {
-		return os.Getpagesize(), nil
+	return nil
+}
+
+// BlockSize is the least size of blocks, in bytes, of images that the kernel mounts.
+func BlockSize() int {
+	if since(6, 4) {
+		return erofs.MinBlock
 	}
-	return erofs.MinBlock, nil
+	return os.Getpagesize()
 }
 
 // hasLoop also says yes when the module is not loaded: the first use of
@@ -219,21 +223,15 @@ func hasLoop() bool {
 	return hasModule("drivers/block/loop")
 }
 
-// formsOf are the forms that overlayfs of a kernel reads, best first.
-func formsOf(major, minor int) []unpack.Whiteouts {
-	if major > 5 || major == 5 && minor >= 11 {
-		return []unpack.Whiteouts{unpack.OverlayUser, unpack.OverlayTrusted}
-	}
-	return []unpack.Whiteouts{unpack.OverlayTrusted}
-}
-
-func kernelVersion() (major, minor int) {
+// since reports whether the kernel is at least of this version.
+func since(major, minor int) bool {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return 0, 0
+		return false
 	}
-	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
-	return major, minor
+	var m, n int
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &m, &n)
+	return m > major || m == major && n >= minor
 }
 
 // kernelHas also says yes when a file system is a module that is not loaded: the

@@ -10,19 +10,17 @@ import (
 	"berth/services/imaged/graph/graphtest"
 	"berth/services/imaged/graph/overlay"
 	"berth/services/imaged/trash"
-	"berth/services/imaged/unpack"
 )
 
 func TestConformance(t *testing.T) {
-	form, err := overlay.Probe(t.TempDir())
-	if err != nil {
+	if err := overlay.Probe(t.TempDir()); err != nil {
 		t.Skipf("SKIPPED: no overlay here: %v", err)
 	}
-	graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) { return overlay.New(dir, form, can) })
+	graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) { return overlay.New(dir, can) })
 }
 
 func TestConformanceEROFS(t *testing.T) {
-	if _, err := overlay.ProbeEROFS(); err != nil {
+	if err := overlay.ProbeEROFS(t.TempDir()); err != nil {
 		t.Skipf("SKIPPED: %v", err)
 	}
 	if !mount.StacksDetached() {
@@ -31,15 +29,8 @@ func TestConformanceEROFS(t *testing.T) {
 	for name, blockSize := range map[string]int{"least blocks": erofs.MinBlock, "pages": os.Getpagesize()} {
 		t.Run(name, func(t *testing.T) {
 			graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) {
-				return overlay.NewEROFS(dir, unpack.OverlayUser, blockSize, can)
+				return overlay.NewEROFS(dir, blockSize, can)
 			})
 		})
 	}
-}
-
-// The form for kernels before 5.11, which newer ones still read.
-func TestConformanceTrusted(t *testing.T) {
-	graphtest.Run(t, func(dir string, can *trash.Can) (graph.Driver, error) {
-		return overlay.New(dir, unpack.OverlayTrusted, can)
-	})
 }
