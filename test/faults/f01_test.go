@@ -33,8 +33,8 @@ var reach = map[string][]string{
 	"imaged.image-named":     {"pull", "import", "load", "commit"},
 	"imaged.rmi-marked":      {"rmi", "image prune"},
 	"imaged.rmi-swept":       {"rmi", "image prune"},
-	"imaged.upload-begun":    {"push", "push"},
-	"imaged.upload-sent":     {"push", "push"},
+	"imaged.upload-begun":    {"push", "image copy"},
+	"imaged.upload-sent":     {"push", "image copy"},
 	"imaged.rootfs-prepared": {"run -d", "run --rm"},
 	"imaged.rootfs-released": {"rm", "run --rm"},
 

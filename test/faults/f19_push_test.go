@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/test/harness"
+	registrytest "berth/test/registry"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -120,10 +121,42 @@ func (k *keeping) leave(gone bool) {
 
 // TestF19PushGoesOn interrupts a push in each way there is; the next one sends only what is missing.
 func TestF19PushGoesOn(t *testing.T) {
+	e, tar := harness.New(t), noisyTar(t)
+	sendingGoesOn(t, e, func(t *testing.T, ref string) []string {
+		e.Berth(t, "import", tar, ref)
+		t.Cleanup(func() { e.Try("rmi", "-f", ref) })
+		return []string{"push", "-q", ref}
+	})
+}
+
+// TestF19CopyGoesOn is the same of a copy from one registry to another, which leaves nothing here, whatever becomes of it.
+func TestF19CopyGoesOn(t *testing.T) {
 	e := harness.New(t)
-	const size, early = 24_000_000, 3_000_000
+	from := registrytest.Start(t, registrytest.Options{}).Ref("source:1")
+	e.Berth(t, "import", noisyTar(t), from)
+	e.Berth(t, "push", "-q", from)
+	e.Berth(t, "rmi", from)
+	before := settledStore(t, e)
+	sendingGoesOn(t, e, func(t *testing.T, ref string) []string {
+		t.Cleanup(func() { sameStore(t, e, before) })
+		return []string{"image", "copy", "-q", from, ref}
+	})
+}
+
+// noise is how many bytes of an image of noisyTar do not compress.
+const noise = 24_000_000
+
+func noisyTar(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
-	harness.Sh(t, "sh", "-c", fmt.Sprintf("cp %s %s/fs.tar && head -c %d /dev/urandom >%[2]s/noise && tar -C %[2]s -rf %[2]s/fs.tar noise", harness.BusyboxTar(t), dir, size))
+	harness.Sh(t, "sh", "-c", fmt.Sprintf("cp %s %s/fs.tar && head -c %d /dev/urandom >%[2]s/noise && tar -C %[2]s -rf %[2]s/fs.tar noise", harness.BusyboxTar(t), dir, noise))
+	return dir + "/fs.tar"
+}
+
+// sendingGoesOn interrupts a command that sends an image of noisyTar to a registry. prepare is told the image's name there
+// and says which command that is.
+func sendingGoesOn(t *testing.T, e *harness.Engine, prepare func(t *testing.T, ref string) (command []string)) {
+	const early = 3_000_000
 	reg := &keeping{uploads: map[string][]byte{}, blobs: map[string][]byte{}, manifests: map[string][]byte{}}
 	server := httptest.NewServer(reg)
 	defer server.Close()
@@ -144,26 +177,25 @@ func TestF19PushGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ref := strings.TrimPrefix(server.URL, "http://") + "/" + strings.ReplaceAll(name, " ", "-") + ":1"
-			e.Berth(t, "import", dir+"/fs.tar", ref)
-			defer e.Try("rmi", "-f", ref)
+			command := prepare(t, ref)
 			reg.mu.Lock()
 			reg.came, reg.blobs = 0, map[string][]byte{}
 			reg.mu.Unlock()
 			e.Berth(t, "registry", "limits", "--bandwidth", "2M")
-			push := e.Command("push", "-q", ref)
-			if err := push.Start(); err != nil {
+			sending := e.Command(command...)
+			if err := sending.Start(); err != nil {
 				t.Fatal(err)
 			}
 			harness.Eventually(t, 20*time.Second, func() bool { return reg.bytes() > early }, "a part has been sent")
 			interrupt(t)
-			if err := push.Wait(); err == nil {
-				t.Fatal("the interrupted push succeeded")
+			if err := sending.Wait(); err == nil {
+				t.Fatal("what was interrupted succeeded")
 			}
 			reg.leave(false)
 			e.Ready(t)
 			e.Berth(t, "registry", "limits", "--bandwidth", "none")
 			before := reg.bytes()
-			e.Berth(t, "push", "-q", ref)
+			e.Berth(t, command...)
 			whole := 0
 			reg.mu.Lock()
 			for _, b := range reg.blobs {
@@ -171,14 +203,15 @@ func TestF19PushGoesOn(t *testing.T) {
 			}
 			came := reg.came
 			reg.mu.Unlock()
-			if whole < size || before < early || came < whole || came > whole+100_000 {
+			if whole < noise || before < early || came < whole || came > whole+100_000 {
 				t.Errorf("%d bytes came for %d, %d of them before", came, whole, before)
 			}
-			e.Berth(t, "rmi", ref)
+			e.Try("rmi", ref)
 			e.Berth(t, "pull", "-q", ref)
 			if out := e.Berth(t, "run", "--rm", ref, "cat", "/www/index.html"); out != "hello from berth" {
 				t.Errorf("the image says %q", out)
 			}
+			e.Berth(t, "rmi", ref)
 		})
 	}
 }

@@ -28,6 +28,7 @@ type world struct {
 	image  string
 	remote string // reference of an image that is only in the registry
 	pushed string // reference of an image that is nowhere, in that registry
+	copied string // and in another
 	tar    string
 	// archive is where the image of tar is saved.
 	archive string
@@ -41,7 +42,7 @@ func newWorld(t *testing.T, e *harness.Engine) *world {
 	t.Helper()
 	w := &world{t: t, e: e, b: dialBackends(t, e), image: e.Busybox(t), tar: otherTar(t, "imported", 1<<16), archive: t.TempDir() + "/saved.tar"}
 	reg := registrytest.Start(t, registrytest.Options{})
-	w.remote, w.pushed = reg.Ref("remote:1"), reg.Ref("pushed:1")
+	w.remote, w.pushed, w.copied = reg.Ref("remote:1"), reg.Ref("pushed:1"), registrytest.Start(t, registrytest.Options{}).Ref("copied:1")
 	e.Berth(t, "import", otherTar(t, "pulled", 1<<16), w.remote)
 	e.Berth(t, "push", "-q", w.remote)
 	e.Berth(t, "rmi", w.remote)
@@ -125,6 +126,19 @@ var operations = map[string]operation{
 				w.t.Error("an image that was pulled is not there")
 			}
 			w.e.Berth(w.t, "registry", "rm", w.pushed)
+			return true
+		},
+	},
+	"image copy": {
+		args: func(w *world) []string { return []string{"image", "copy", "-q", w.remote, w.copied} },
+		check: func(w *world, r harness.Result) bool {
+			if w.e.Try("pull", "-q", w.copied).Code != 0 {
+				return false
+			}
+			if !w.imageThere(w.copied, "pulled") {
+				w.t.Error("an image that was copied is not there")
+			}
+			w.e.Berth(w.t, "registry", "rm", w.copied)
 			return true
 		},
 	},
