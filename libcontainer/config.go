@@ -53,10 +53,11 @@ type Config struct {
 	// process, which would otherwise take them down, is seen that much earlier:
 	// some tenths of a millisecond of waiting for other processors.
 	KeepMounts bool `json:",omitempty"`
-	// EarlyFilter is for [Waiting.Build]: the seccomp filter is loaded there, and a command with
-	// another one, or with NoNewPrivs, cannot be had. The filter has to let init finish; the
-	// built-in profile does, unless the root is to become read-only.
-	EarlyFilter bool `json:",omitempty"`
+	// ConfineEarly is for [Waiting.Build]: the seccomp filter is loaded there and the bounding set
+	// lowered, and a command with another filter, with other Caps or with NoNewPrivs cannot be had.
+	// The filter has to let init finish; the built-in profile does, unless the root is to become
+	// read-only.
+	ConfineEarly bool `json:",omitempty"`
 }
 
 // Namespaces says of each kind where a container gets it from. The zero value

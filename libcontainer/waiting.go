@@ -160,11 +160,11 @@ func (w *Waiting) spend() int {
 
 // Build has the container built that c describes, all but its command, which
 // [Waiting.Run] starts in it: of c.Command only the working directory counts, with
-// c.EarlyFilter also the filter, and of io only the control group and what is to be joined. The errors are those of Start. What is
+// c.ConfineEarly also filter and capabilities, and of io only the control group and what is to be joined. The errors are those of Start. What is
 // mounted stays until Run's process or the Waiting ends; of what is bound from the host
 // mounts that are made there later are not seen.
 func (w *Waiting) Build(ctx context.Context, c *Config, io IO) error {
-	if c.Command.Terminal != nil || c.Command.Init || c.EarlyFilter && (c.Command.NoNewPrivs || c.Root.Attr&mount.ReadOnly != 0) {
+	if c.Command.Terminal != nil || c.Command.Init || c.ConfineEarly && (c.Command.NoNewPrivs || c.Root.Attr&mount.ReadOnly != 0) {
 		return &StepError{"use waiting init", ErrShape}
 	}
 	io.Stdin, io.Stdout, io.Stderr = nil, nil, nil
@@ -173,7 +173,7 @@ func (w *Waiting) Build(ctx context.Context, c *Config, io IO) error {
 		return err
 	}
 	defer p.close()
-	p.setup.Hold, p.setup.EarlyFilter = true, c.EarlyFilter
+	p.setup.Hold, p.setup.ConfineEarly = true, c.ConfineEarly
 	err = w.build(ctx, p)
 	if err != nil {
 		w.Discard()
@@ -213,14 +213,14 @@ func (w *Waiting) build(ctx context.Context, p *plan) error {
 }
 
 // Run starts a command in what [Waiting.Build] has built. It uses the Waiting up, unless
-// the error is ErrConfig or, for a command with another working directory or early filter, a
-// terminal or a resident init, ErrShape. The early filter need not be given again.
+// the error is ErrConfig or, for a command with another working directory, a terminal, a
+// resident init or what ConfineEarly does not permit, ErrShape. The early filter need not be given again.
 func (w *Waiting) Run(ctx context.Context, c *Command, io IO) (*Process, error) {
 	t := &tracer{begin: clock.Now()}
 	if w.built == nil || c.Cwd != w.built.Command.Cwd || c.Terminal != nil || c.Init {
 		return nil, &StepError{"use waiting init", ErrShape}
 	}
-	if w.built.EarlyFilter && (c.NoNewPrivs || len(c.Seccomp) > 0 && !bytes.Equal(c.Seccomp, w.built.Command.Seccomp)) {
+	if w.built.ConfineEarly && (c.NoNewPrivs || c.Caps != w.built.Command.Caps || len(c.Seccomp) > 0 && !bytes.Equal(c.Seccomp, w.built.Command.Seccomp)) {
 		return nil, &StepError{"use waiting init", ErrShape}
 	}
 	whole := *w.built
@@ -231,7 +231,7 @@ func (w *Waiting) Run(ctx context.Context, c *Command, io IO) (*Process, error) 
 	p := w.launcher.newPlan(&io)
 	defer p.close()
 	p.setup.Command = *c
-	if w.built.EarlyFilter {
+	if w.built.ConfineEarly {
 		p.setup.Command.Seccomp = nil // it is loaded
 	}
 	t.mark("plan", t.begin)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/libcontainer/caps"
 	"berth/libcontainer/cgroup"
 	"berth/libcontainer/initproc"
 	"berth/libcontainer/mount"
@@ -238,7 +239,8 @@ func TestBuilt(t *testing.T) {
 		filter, err := seccomp.Default().Compile(target)
 		must(t, err)
 		early := *usual
-		early.Command.Seccomp, early.EarlyFilter = filter, true
+		early.Command.Seccomp, early.ConfineEarly = filter, true
+		bounding := fmt.Sprintf("CapBnd:\t%016x", uint64(early.Command.Caps&caps.Bounding()))
 		for _, c := range []struct {
 			name   string
 			change func(*Command)
@@ -249,21 +251,28 @@ func TestBuilt(t *testing.T) {
 			{"as a user", func(c *Command) { c.User = User{Spec: "7:8", Groups: []string{"9"}} }, nil},
 			{"another", func(c *Command) { c.Seccomp = append(slices.Clone(filter), filter[:8]...) }, ErrShape},
 			{"no new privileges", func(c *Command) { c.NoNewPrivs = true }, ErrShape},
+			{"more capabilities", func(c *Command) { c.Caps |= caps.Of(unix.CAP_NET_RAW) }, ErrShape},
+			{"fewer capabilities", func(c *Command) { c.Caps &^= caps.Of(unix.CAP_KILL) }, ErrShape},
 		} {
 			w, err := l.Prepare(usual, testGroup(t, cgroup.Resources{}))
 			must(t, err)
 			must(t, w.Build(t.Context(), &early, IO{}))
-			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Pid())); err != nil || !strings.Contains(string(status), "Seccomp:\t2") {
-				t.Errorf("%s: while it waits: %v, %s", c.name, err, status)
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Pid()))
+			for _, line := range []string{"Seccomp:\t2", bounding} {
+				if err != nil || !strings.Contains(string(status), line) {
+					t.Errorf("%s: while it waits: no %s in %v, %s", c.name, line, err, status)
+				}
 			}
-			command := config(root, "grep -E '^(Seccomp|Seccomp_filters|NoNewPrivs):' /proc/self/status | tr -d '\\t\\n'; ulimit -n; cat /proc/self/oom_score_adj").Command
+			command := config(root, "grep -E '^(Seccomp|Seccomp_filters|NoNewPrivs|CapBnd):' /proc/self/status | tr -d '\\t\\n'; ulimit -n; cat /proc/self/oom_score_adj").Command
 			adj := 5
+			command.Caps = early.Command.Caps
 			command.Cwd, command.Seccomp, command.Rlimits, command.OOMScoreAdj = usual.Command.Cwd, filter, []Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 77, Hard: 77}}, &adj
 			c.change(&command)
 			got, err := capture(t, IO{}, func(io IO) (*Process, error) { return w.Run(t.Context(), &command, io) })
+			want := strings.ReplaceAll(bounding, "\t", "")
 			if !errors.Is(err, c.err) {
 				t.Errorf("%s: %v, want %v", c.name, err, c.err)
-			} else if err == nil && got.out != "NoNewPrivs:0Seccomp:2Seccomp_filters:177\n5" && got.out != "NoNewPrivs:0Seccomp:277\n5" { // before Linux 5.9
+			} else if err == nil && got.out != want+"NoNewPrivs:0Seccomp:2Seccomp_filters:177\n5" && got.out != want+"NoNewPrivs:0Seccomp:277\n5" { // before Linux 5.9
 				t.Errorf("%s: got %q", c.name, got.out)
 			}
 			w.Discard()

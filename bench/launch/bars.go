@@ -135,6 +135,7 @@ const (
 	crunBare   = "crun, bare bundle"
 	cliLimits  = "berth run, bridge, limits"
 	grpcLimits = "berth gRPC, bridge, limits"
+	nsenter    = "kernel: nsenter"
 
 	firstStart  = "berth run, the first"
 	startsAfter = "berth run, those after it"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"berth/bench/machine"
@@ -50,6 +51,18 @@ func bareRuntime(o options, name string, runtime ...string) (*peer, error) {
 		p.addLoad(crunBare, 200, nil, words("run", "-b", filepath.Join(o.work, name, "client-"+client), unique)...)
 	}
 	p.add("exec", name+" exec", nil, words("exec", "sleeper", "/bin/true")...)
+	if name == "crun" {
+		// The kernel's part of an exec, by the smallest program there is for it: no limits, no user, no capabilities, no filter.
+		pid, err := p.do(nil, words("state", "sleeper")...)
+		if err != nil {
+			return p, err
+		}
+		var state struct{ Pid int }
+		if err := json.Unmarshal([]byte(pid), &state); err != nil {
+			return p, fmt.Errorf("crun state: %w", err)
+		}
+		p.add("exec", nsenter, nil, "nsenter", "--target", strconv.Itoa(state.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "/bin/true")
+	}
 	return p, nil
 }
 

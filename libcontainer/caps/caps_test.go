@@ -132,7 +132,7 @@ func TestS22BecomeUser(t *testing.T) {
 	}
 	runtime.LockOSThread()
 	allowed := Default &^ Of(unix.CAP_KILL)
-	if err := Become(1000, 1001, []int{1001, 7}, ForContainer(allowed, false)); err != nil {
+	if err := Become(Bounding(), 1000, 1001, []int{1001, 7}, ForContainer(allowed, false)); err != nil {
 		t.Fatal(err)
 	}
 	wantAfterExec(t, map[string]string{
@@ -146,7 +146,7 @@ func TestS22BecomeRoot(t *testing.T) {
 		return
 	}
 	runtime.LockOSThread()
-	if err := Become(0, 0, []int{0}, ForContainer(Default, true)); err != nil {
+	if err := Become(Bounding(), 0, 0, []int{0}, ForContainer(Default, true)); err != nil {
 		t.Fatal(err)
 	}
 	wantAfterExec(t, map[string]string{

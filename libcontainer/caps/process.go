@@ -26,7 +26,7 @@ import (
 // root until the next execve.
 func DropTo(uid, gid int, groups []int, keep Set) error {
 	sets := ForContainer(keep, true)
-	if err := become(allThreads, uid, gid, groups, sets); err != nil {
+	if err := become(allThreads, Bounding(), uid, gid, groups, sets); err != nil {
 		return err
 	}
 	if err := checkThreads(uid, gid, groups, sets); err != nil {
@@ -166,10 +166,8 @@ func Reduce(keep Set) error {
 		return step("keep "+missing.String(), unix.EPERM)
 	}
 	if have.Effective.Has(unix.CAP_SETPCAP) {
-		for _, c := range (have.Bounding &^ keep).List() {
-			if err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); err != nil {
-				return step("drop "+c.String()+" from the bounding set", err)
-			}
+		if err := lowerBounding(allThreads, have.Bounding&^keep); err != nil {
+			return err
 		}
 	}
 	// Ambient capabilities vanish with inheritable ones (capabilities(7)).

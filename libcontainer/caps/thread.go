@@ -88,12 +88,16 @@ func Current() (Sets, error) {
 		Permitted:   join(data[0].Permitted, data[1].Permitted),
 		Inheritable: join(data[0].Inheritable, data[1].Inheritable),
 		Bounding:    Bounding(),
-		Ambient:     ambient(),
+		Ambient:     ambient(join(data[0].Inheritable, data[1].Inheritable)),
 	}, nil
 }
 
-// ambient returns the ambient set, which kernels before 4.3 do not have.
-func ambient() Set {
+// ambient returns the ambient set, which kernels before 4.3 do not have. The kernel keeps it a
+// part of the inheritable set (capabilities(7)), so where that is empty it need not be asked.
+func ambient(inheritable Set) Set {
+	if inheritable == 0 {
+		return 0
+	}
 	var s Set
 	for c := range Cap(64) {
 		in, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, uintptr(c), 0, 0)
@@ -105,19 +109,19 @@ func ambient() Set {
 	return s
 }
 
-// Become gives the calling thread, and no other, the given identity and sets,
-// and checks that it has them. The caller locked the goroutine to its thread
-// and goes on to execve. It needs CAP_SETPCAP, CAP_SETUID and CAP_SETGID;
-// sets.Ambient must be empty.
+// Become gives the calling thread, whose bounding set is have, and no other, the
+// given identity and sets, and checks that it has them. The caller locked the
+// goroutine to its thread and goes on to execve. It needs CAP_SETPCAP, CAP_SETUID
+// and CAP_SETGID; sets.Ambient must be empty.
 //
 // The order is the only one that works: the bounding set can be lowered only
 // with SETPCAP, groups changed only with SETGID, and the change of user ID
 // takes the capabilities away unless told to keep them for a moment.
-func Become(uid, gid int, groups []int, sets Sets) error {
+func Become(have Set, uid, gid int, groups []int, sets Sets) error {
 	if sets.Ambient != 0 {
 		return step("set ambient capabilities", unix.EINVAL)
 	}
-	if err := become(thisThread, uid, gid, groups, sets); err != nil {
+	if err := become(thisThread, have, uid, gid, groups, sets); err != nil {
 		return err
 	}
 	got, err := Current()
@@ -130,6 +134,25 @@ func Become(uid, gid int, groups []int, sets Sets) error {
 	return nil
 }
 
+// LowerBounding takes all but keep out of the bounding set of the calling thread, and returns what
+// it is then. It needs CAP_SETPCAP if there is anything to take.
+func LowerBounding(keep Set) (Set, error) {
+	have := Bounding()
+	return have & keep, lowerBounding(thisThread, have&^keep)
+}
+
+func lowerBounding(call caller, drop Set) error {
+	// The kernel has no call for more than one at a time.
+	for _, c := range drop.List() {
+		if err := call(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); err != nil {
+			return step(dropStep(c), err)
+		}
+	}
+	return nil
+}
+
+func dropStep(c Cap) string { return "drop " + c.String() + " from the bounding set" }
+
 // caller makes a system call on one thread or on all.
 type caller func(trap, a1, a2, a3 uintptr) error
 
@@ -140,8 +163,8 @@ func thisThread(trap, a1, a2, a3 uintptr) error {
 	return nil
 }
 
-func become(call caller, uid, gid int, groups []int, sets Sets) error {
-	for _, c := range Calls(uid, gid, groups, sets) {
+func become(call caller, have Set, uid, gid int, groups []int, sets Sets) error {
+	for _, c := range Calls(have, uid, gid, groups, sets) {
 		err := call(c.Trap, c.Args[0], c.Args[1], c.Args[2])
 		runtime.KeepAlive(c.Held)
 		if err != nil && (c.Tolerate == 0 || err != c.Tolerate) {
@@ -161,8 +184,8 @@ type Call struct {
 }
 
 // Calls are the calls of [Become], in their order, for a thread that is like the
-// calling one.
-func Calls(uid, gid int, groups []int, sets Sets) []Call {
+// calling one and has the bounding set have.
+func Calls(have Set, uid, gid int, groups []int, sets Sets) []Call {
 	list := make([]Call, 0, 64)
 	add := func(step string, trap uintptr, args ...uintptr) *Call {
 		c := Call{Step: step, Trap: trap}
@@ -170,9 +193,8 @@ func Calls(uid, gid int, groups []int, sets Sets) []Call {
 		list = append(list, c)
 		return &list[len(list)-1]
 	}
-	// The kernel has no call for more than one at a time.
-	for _, c := range (Bounding() &^ sets.Bounding).List() {
-		add("drop "+c.String()+" from the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c))
+	for _, c := range (have &^ sets.Bounding).List() {
+		add(dropStep(c), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c))
 	}
 	add("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
 	if ids := groupList(groups); ids != nil {

@@ -132,7 +132,9 @@ func (r *runner) warnLimit(want Rlimit, set uint64) {
 // warnCaps tells of capabilities that were asked for by name and that the launcher
 // does not have itself. All of them together means all there are.
 func (r *runner) warnCaps(want caps.Set) {
-	r.bounding = caps.Bounding()
+	if !r.confined {
+		r.bounding = caps.Bounding()
+	}
 	if missing := want &^ r.bounding; want != ^caps.Set(0) && missing != 0 {
 		r.warn("not available on this host: " + missing.String())
 	}
@@ -217,13 +219,17 @@ func (r *runner) enterCwd(cwd string) error {
 	return nil
 }
 
-// confineEarly does what of commit needs no command and takes the most time: the kernel translates
-// the filter. A filter may keep from making a keyring, so that comes first.
-func (r *runner) confineEarly() error {
+// confineEarly does what of commit needs no command but its capabilities: the kernel translates the
+// filter, which takes the most time, and has a call for each capability to take out of the bounding
+// set. A filter may keep from making a keyring, so that comes first.
+func (r *runner) confineEarly() (err error) {
 	if err := newKeyring(); err != nil {
 		return &stepError{step: "make session keyring", err: err}
 	}
-	r.filtered = true
+	if r.bounding, err = caps.LowerBounding(r.setup.Command.Caps); err != nil {
+		return &stepError{step: "lower bounding set", err: err}
+	}
+	r.confined = true
 	return loadFilter(r.setup.Command.Seccomp)
 }
 
@@ -238,10 +244,10 @@ func (r *runner) commit(c *Command) error {
 	if err != nil {
 		return &stepError{step: "read environment", err: err}
 	}
-	if err := resetSignals(); err != nil {
-		return &stepError{step: "reset signals", err: err}
+	if err := unblockSignals(); err != nil {
+		return &stepError{step: "unblock signals", err: err}
 	}
-	if !r.filtered {
+	if !r.confined {
 		if err := newKeyring(); err != nil {
 			return &stepError{step: "make session keyring", err: err}
 		}
@@ -290,14 +296,14 @@ func (r *runner) confine(c *Command) error {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return &stepError{step: "set no_new_privs", err: err}
 		}
-	} else if !r.filtered {
+	} else if !r.confined {
 		if err := loadFilter(c.Seccomp); err != nil {
 			return err
 		}
 	}
 	id := &r.identity
 	allowed := c.Caps & r.bounding
-	if err := caps.Become(id.UID, id.GID, id.Groups, caps.ForContainer(allowed, id.UID == 0)); err != nil {
+	if err := caps.Become(r.bounding, id.UID, id.GID, id.Groups, caps.ForContainer(allowed, id.UID == 0)); err != nil {
 		return &stepError{step: "become user " + strconv.Itoa(id.UID), err: err}
 	}
 	if c.NoNewPrivs {

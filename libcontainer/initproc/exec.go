@@ -112,9 +112,9 @@ const (
 	sigsetSize = 8
 )
 
-// resetSignals undoes what execve would pass on: signals that the launcher, or
-// what started it, ignored or blocked. Handlers need no reset.
-func resetSignals() error {
+// heedSignals undoes what execve would pass on: signals that the launcher, or what
+// started it, ignored. Handlers need no reset.
+func heedSignals() error {
 	for signal := uintptr(1); signal <= lastSignal; signal++ {
 		var now sigaction
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, 0, uintptr(unsafe.Pointer(&now)), sigsetSize, 0, 0)
@@ -127,6 +127,12 @@ func resetSignals() error {
 			return errno
 		}
 	}
+	return nil
+}
+
+// unblockSignals does the same for those that were blocked; last, since Go's runtime
+// sends some to itself.
+func unblockSignals() error {
 	var none unix.Sigset_t
 	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, sigsetSize, 0, 0)
 	if errno != 0 {

@@ -34,7 +34,7 @@ type runner struct {
 	stock    *stocked // what was made ahead, nil: nothing
 	stocking *stocked // while it is being made
 	resident int      // file for the program of a resident init
-	filtered bool     // the session keyring is made and the filter loaded
+	confined bool     // the session keyring is made, the bounding set lowered and the filter loaded
 }
 
 // Main is the whole program. It returns only by the end of the process.
@@ -80,7 +80,7 @@ func (r *runner) run() error {
 // hold says that the container stands, and waits for the command.
 func (r *runner) hold() error {
 	built := r.setup
-	if built.EarlyFilter {
+	if built.ConfineEarly {
 		if err := r.confineEarly(); err != nil {
 			return err
 		}
@@ -106,6 +106,9 @@ func (r *runner) begin() error {
 		return &stepError{step: "close descriptors at exec", err: err}
 	}
 	unix.Umask(0) // modes below are meant as written
+	if err := heedSignals(); err != nil {
+		return &stepError{step: "reset signals", err: err}
+	}
 	r.report.Steps = append(make([]Step, 0, 64), Step{"shut off", started, now()})
 	if err := r.step("receive setup", r.receive); err != nil {
 		return err

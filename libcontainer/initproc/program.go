@@ -179,7 +179,7 @@ func (p *Program) become(c *Command) {
 	id := &p.runner.identity
 	sets := caps.ForContainer(c.Caps&p.runner.bounding, id.UID == 0)
 	name := "become user " + strconv.Itoa(id.UID)
-	for _, call := range caps.Calls(id.UID, id.GID, id.Groups, sets) {
+	for _, call := range caps.Calls(p.runner.bounding, id.UID, id.GID, id.Groups, sets) {
 		var tolerate []unix.Errno
 		if call.Tolerate != 0 {
 			tolerate = []unix.Errno{call.Tolerate}

@@ -52,8 +52,9 @@ type Setup struct {
 	Command  Command
 	// KeepMounts has the mount namespace sent along with the report.
 	KeepMounts bool
-	// EarlyFilter, with Hold, has the filter loaded before the second setup is waited for.
-	EarlyFilter bool
+	// ConfineEarly, with Hold, has the filter loaded and the bounding set lowered before the second
+	// setup is waited for.
+	ConfineEarly bool
 }
 
 // Join is a namespace to enter.
@@ -155,7 +156,7 @@ func (s *Setup) Encode() []byte {
 	}
 	s.Command.encode(e)
 	e.Bool(s.KeepMounts)
-	e.Bool(s.EarlyFilter)
+	e.Bool(s.ConfineEarly)
 	return e.Bytes
 }
 
@@ -190,8 +191,8 @@ func DecodeSetup(b []byte) (*Setup, error) {
 		Sysctls:  wire.List(d, func(d *wire.Decoder) Sysctl { return Sysctl{d.String(), d.String()} }),
 		Command:  decodeCommand(d),
 
-		KeepMounts:  d.Bool(),
-		EarlyFilter: d.Bool(),
+		KeepMounts:   d.Bool(),
+		ConfineEarly: d.Bool(),
 	}
 	if len(s.MountFDs) != len(s.Mounts) {
 		return nil, wire.ErrMalformed

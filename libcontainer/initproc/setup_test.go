@@ -33,7 +33,7 @@ func full() *Setup {
 			NoNewPrivs: true, Seccomp: []byte{1, 2, 3, 4, 5, 6, 7, 8}, Rlimits: []Rlimit{{7, 8, ^uint64(0)}},
 			Terminal: &ConsoleSize{10, 20}, OOMScoreAdj: &adj, Umask: 0o77, AppArmor: "aa", SELinux: "se", Init: true,
 		},
-		KeepMounts: true, EarlyFilter: true,
+		KeepMounts: true, ConfineEarly: true,
 	}
 }
 

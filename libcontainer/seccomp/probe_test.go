@@ -142,7 +142,7 @@ func TestProbeChild(t *testing.T) {
 	}
 	runtime.LockOSThread()
 	if os.Geteuid() == 0 {
-		if err := caps.Become(65534, 65534, nil, caps.Sets{}); err != nil {
+		if err := caps.Become(caps.Bounding(), 65534, 65534, nil, caps.Sets{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -221,7 +221,7 @@ func (b *Builder) Build(in *Input) (*Plan, error) {
 	if c.Command, err = b.command(in, p); err != nil {
 		return nil, err
 	}
-	c.EarlyFilter = b.passesInit(in.Spec) && len(c.Command.Seccomp) > 0 && !c.Command.NoNewPrivs && !in.Spec.ReadOnly
+	c.ConfineEarly = b.passesInit(in.Spec) && len(c.Command.Seccomp) > 0 && !c.Command.NoNewPrivs && !in.Spec.ReadOnly
 	return p, nil
 }
 

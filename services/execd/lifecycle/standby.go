@@ -170,7 +170,8 @@ func (s *standing) suits(p *launch.Plan, namespace *networkv1.Namespace) bool {
 	if command.Terminal != nil || command.Init || command.Cwd != have.Container.Command.Cwd {
 		return false
 	}
-	if have.Container.EarlyFilter && !bytes.Equal(have.Container.Command.Seccomp, command.Seccomp) {
+	early := &have.Container.Command
+	if have.Container.ConfineEarly && (early.Caps != command.Caps || !bytes.Equal(early.Seccomp, command.Seccomp)) {
 		return false
 	}
 	have.Container.Command, have.Resources = *command, want.Resources
@@ -191,7 +192,7 @@ func restOf(req *wire.Launch, p *launch.Plan) (*wire.Launch, error) {
 	now.Stands, now.NetNS = true, false
 	var err error
 	now.Config, now.Filter, err = p.Start.EncodeRest()
-	if p.Start.Container.EarlyFilter {
+	if p.Start.Container.ConfineEarly {
 		now.Filter = nil // it is loaded
 	}
 	return &now, err
