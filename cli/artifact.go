@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
@@ -73,7 +74,7 @@ func (a *app) artifactPushCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&h.ArtifactType, "type", "application/vnd.unknown.artifact.v1", "media type of the artifact")
 	f.StringVar(&h.Subject, "subject", "", "image that the artifact is about, in the same repository")
-	f.StringArrayVar(&annotations, "annotation", nil, "KEY=VALUE")
+	flags.Array(f, &annotations, "annotation", "", "KEY=VALUE")
 	return c
 }
 

@@ -38,13 +38,31 @@ func (a *app) target() string {
 	return "unix://" + a.run + "/apid.sock"
 }
 
+// connectEarly begins the connection that a command will want: the server gets ready on another processor while
+// this one makes the command and reads its flags. Those may name another engine yet; then it is not used.
+func (a *app) connectEarly(where app) {
+	if where.run == "" {
+		where.run = defaultRun()
+	}
+	if path, ok := strings.CutPrefix(where.target(), "unix://"); ok {
+		a.early = rpc.NewConn(path)
+		a.early.Begin()
+	}
+}
+
 // connect prepares the connection; the first call dials. Only unix sockets are served in clear text.
 func (a *app) connect() (*engine, error) {
 	path, ok := strings.CutPrefix(a.target(), "unix://")
 	if !ok || !strings.HasPrefix(path, "/") {
 		return nil, usagef("give a socket: -H unix:///run/berth/apid.sock", "engine address %q is not unix:///absolute/path", a.target())
 	}
-	conn := rpc.NewConn(path)
+	conn := a.early
+	if a.early = nil; conn == nil || conn.Path() != path {
+		if conn != nil {
+			conn.Close()
+		}
+		conn = rpc.NewConn(path)
+	}
 	return &engine{
 		conn:       conn,
 		containers: apiv1.NewContainerServiceClient(conn),

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/progress"
 	"berth/cli/term"
 )
@@ -55,7 +56,7 @@ func (a *app) commitCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVarP(&req.Author, "author", "a", "", "author, such as 'Name <mail>'")
-	f.StringArrayVarP(&req.Changes, "change", "c", nil, "Dockerfile instruction to apply, such as 'CMD [\"/bin/sh\"]'")
+	flags.Array(f, &req.Changes, "change", "c", "Dockerfile instruction to apply, such as 'CMD [\"/bin/sh\"]'")
 	f.StringVarP(&req.Message, "message", "m", "", "comment for the history")
 	f.BoolVarP(&pause, "pause", "p", true, "pause the container meanwhile")
 	return c

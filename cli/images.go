@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
@@ -89,7 +90,7 @@ func (a *app) imagesCommand() *cobra.Command {
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
 	f.BoolVar(&digests, "digests", false, "with digests")
 	f.BoolVar(&tree, "tree", false, "as a tree of the layers that images share")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "only those that match: dangling=, label=, before=, since=, reference=")
+	flags.Array(f, &filters, "filter", "f", "only those that match: dangling=, label=, before=, since=, reference=")
 	f.StringVar(&layout, "format", "", "table, json, or a template")
 	return c
 }
@@ -213,11 +214,11 @@ func (a *app) imagePruneCommand() *cobra.Command {
 	f := c.Flags()
 	f.BoolVarP(&all, "all", "a", false, "all that no container uses, not only those without a tag")
 	f.BoolVarP(&force, "force", "f", false, "do not ask")
-	f.StringArrayVar(&req.Filters, "filter", nil, "only those that match: until=, label=, label!=")
+	flags.Array(f, &req.Filters, "filter", "", "only those that match: until=, label=, label!=")
 	f.BoolVar(&req.DryRun, "dry-run", false, "say what would go and how much that frees, remove nothing")
 	f.Int32Var(&req.KeepLast, "keep-last", 0, "keep the n newest images of each repository; implies --all")
-	f.StringArrayVar(&req.Repositories, "repository", nil, "only images of repositories that match, such as 'team/*'; implies --all")
-	f.StringArrayVar(&req.Protect, "protect", nil, "never these: a pattern of names or an id")
+	flags.Array(f, &req.Repositories, "repository", "", "only images of repositories that match, such as 'team/*'; implies --all")
+	flags.Array(f, &req.Protect, "protect", "", "never these: a pattern of names or an id")
 	return c
 }
 

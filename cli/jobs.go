@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 	"berth/cli/term"
 )
@@ -73,7 +74,7 @@ func (a *app) jobsCommand() *cobra.Command {
 	f.BoolVarP(&quiet, "quiet", "q", false, "only ids")
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
 	f.Int32VarP(&last, "last", "n", 50, "at most n")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "only those that match: kind=, state=, target=")
+	flags.Array(f, &filters, "filter", "f", "only those that match: kind=, state=, target=")
 	f.StringVar(&layout, "format", "", "table, json, or a template")
 	c.AddCommand(a.jobShowCommand(), a.jobWatchCommand(), a.jobCancelCommand())
 	return c

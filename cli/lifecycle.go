@@ -241,6 +241,6 @@ func (a *app) containerPruneCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those that match: label=…, until=…")
+	flags.Array(c.Flags(), &filters, "filter", "", "only those that match: label=…, until=…")
 	return c
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"berth/cli/rpc"
 )
 
 // app is what every command shares: where the engine is and where to write.
@@ -22,6 +24,8 @@ type app struct {
 	root string // state directory of an instance, for up, down and check
 	run  string // runtime directory of an instance
 	cfg  string // configuration file handed to the daemons
+
+	early *rpc.Conn // begun before the command line was read; nil: none was
 }
 
 func main() {
@@ -37,8 +41,13 @@ func execute(args []string) int {
 	// A command line waits for one answer at a time. One processor spares it the threads, and their start, that Go
 	// would otherwise make for goroutines which only hand a message on.
 	runtime.GOMAXPROCS(1)
+	growStack()
 	a := &app{}
-	root := a.rootCommand(firstWord(args))
+	word, where := glance(args)
+	if asksEngine(word) {
+		a.connectEarly(where)
+	}
+	root := a.rootCommand(word)
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
@@ -47,17 +56,42 @@ func execute(args []string) int {
 	return report(os.Stderr, err)
 }
 
-// firstWord is the command that args name: the first that is not a flag of the root, nor such a flag's value.
-func firstWord(args []string) string {
+// growStack makes the first goroutine's stack as large as a command needs. It would grow in steps, each with a look
+// into the program's tables, which are read from the page cache, for everything that is on it by then.
+//
+//go:noinline
+func growStack() {
+	var room [20 << 10]byte
+	runtime.KeepAlive(&room)
+}
+
+// glance finds the command that args name, the first that is not a flag of the root nor such a flag's value, and what
+// the flags before it say of where the engine is.
+func glance(args []string) (word string, where app) {
+	values := map[string]*string{"-H": &where.host, "--host": &where.host, "--run": &where.run, "--root": nil, "--config": nil}
 	for i := 0; i < len(args); i++ {
-		switch arg := args[i]; {
-		case !strings.HasPrefix(arg, "-"):
-			return arg
-		case slices.Contains([]string{"-H", "--host", "--root", "--run", "--config"}, arg):
-			i++
+		arg := args[i]
+		if !strings.HasPrefix(arg, "-") {
+			return arg, where
+		}
+		name, value, joined := strings.Cut(arg, "=")
+		p, takes := values[name]
+		switch {
+		case !takes:
+		case joined && p != nil:
+			*p = value
+		case !joined:
+			if i++; i < len(args) && p != nil {
+				*p = args[i]
+			}
 		}
 	}
-	return ""
+	return "", where
+}
+
+// asksEngine reports whether the command of that name calls the engine, whatever its flags are.
+func asksEngine(word string) bool {
+	return !slices.Contains([]string{"", "up", "down", "check", "login", "logout", "help", "completion"}, word) && !strings.HasPrefix(word, "__")
 }
 
 // rootCommand makes the command tree. With the word of a top-level command it makes that one only: a hundred commands
@@ -85,7 +119,7 @@ func (a *app) rootCommand(word string) *cobra.Command {
 	p := c.PersistentFlags()
 	p.StringVarP(&a.host, "host", "H", "", "engine to talk to (default $BERTH_HOST or unix://$BERTH_RUN/apid.sock)")
 	p.StringVar(&a.root, "root", envOr("BERTH_ROOT", "/var/lib/berth"), "state directory, for up and check")
-	p.StringVar(&a.run, "run", envOr("BERTH_RUN", "/run/berth"), "runtime directory of the instance")
+	p.StringVar(&a.run, "run", defaultRun(), "runtime directory of the instance")
 	p.StringVar(&a.cfg, "config", os.Getenv("BERTH_CONFIG"), "configuration file of the daemons (default /etc/berth/berth.toml)")
 	for _, g := range a.groups() {
 		c.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
@@ -186,6 +220,8 @@ func noun(name, short string) *cobra.Command {
 		},
 	}
 }
+
+func defaultRun() string { return envOr("BERTH_RUN", "/run/berth") }
 
 func envOr(key, otherwise string) string {
 	if v := os.Getenv(key); v != "" {

@@ -2,16 +2,20 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"berth/cli/apiv1"
 	"berth/cli/rpc"
 )
 
@@ -67,10 +71,79 @@ func TestCommandAlone(t *testing.T) {
 			t.Errorf("berth %s alone makes %v", c.Name(), alone)
 		}
 	}
-	for args, want := range map[string]string{"ps -a": "ps", "-H x ps": "ps", "--root /r --run=/x up -d": "up", "--version": "", "": ""} {
-		if got := firstWord(strings.Fields(args)); got != want {
-			t.Errorf("firstWord(%q) = %q, want %q", args, got, want)
+}
+
+func TestGlance(t *testing.T) {
+	for args, want := range map[string]struct{ word, host, run string }{
+		"ps -a":                               {word: "ps"},
+		"-H x ps":                             {word: "ps", host: "x"},
+		"--host=unix:///a=b ps -H y":          {word: "ps", host: "unix:///a=b"},
+		"--root /r --run=/x up -d":            {word: "up", run: "/x"},
+		"--run /x --config f run -H z i":      {word: "run", run: "/x"},
+		"--root=/r --config=f --unknown logs": {word: "logs"},
+		"--version":                           {},
+		"-H":                                  {},
+		"":                                    {},
+	} {
+		word, where := glance(strings.Fields(args))
+		if word != want.word || where.host != want.host || where.run != want.run {
+			t.Errorf("glance(%q) = %q, %q, %q, want %+v", args, word, where.host, where.run, want)
 		}
+	}
+}
+
+// TestConnectEarly has a command use the connection that was begun for it, unless its flags name another engine.
+func TestConnectEarly(t *testing.T) {
+	listen := func() (string, net.Listener) {
+		path := filepath.Join(t.TempDir(), "apid.sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return "unix://" + path, l
+	}
+	here, served := listen()
+	other, _ := listen()
+	t.Setenv("BERTH_HOST", "")
+	for host, used := range map[string]bool{here: true, other: false} {
+		a := &app{}
+		a.connectEarly(app{host: here})
+		client, err := served.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		early := a.early
+		a.host = host
+		e, err := a.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		if (e.conn == early) != used {
+			t.Errorf("with %s: the early connection is used: %v, want %v", host, !used, used)
+		}
+		client.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(client, make([]byte, 24)); err != nil {
+			t.Errorf("no preface on the early connection: %v", err)
+		}
+		if _, err := io.Copy(io.Discard, client); used == (err == nil) {
+			t.Errorf("with %s: the early connection stays open: %v, want %v", host, err != nil, used)
+		}
+	}
+	a := &app{}
+	if a.connectEarly(app{host: "unix:///nowhere.sock"}); a.early == nil {
+		t.Error("nothing of an engine that does not run")
+	}
+	a.host = "unix:///nowhere.sock"
+	e, err := a.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dial *rpc.DialError
+	if _, err := e.system.Version(t.Context(), &apiv1.SystemServiceVersionRequest{}); !errors.As(err, &dial) {
+		t.Errorf("its first call fails with %v, want a DialError", err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 )
 
 // manifestNoun has Docker's words: an index is drafted on this machine by create and annotate, and made by push.
@@ -221,7 +222,7 @@ func (a *app) manifestAnnotateCommand() *cobra.Command {
 	f.StringVar(&system, "os", "", "operating system, linux if not given")
 	f.StringVar(&arch, "arch", "", "architecture, such as arm64")
 	f.StringVar(&variant, "variant", "", "of the architecture, such as v7")
-	f.StringArrayVar(&annotations, "annotation", nil, "KEY=VALUE")
+	flags.Array(f, &annotations, "annotation", "", "KEY=VALUE")
 	return c
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
@@ -58,7 +59,7 @@ func (a *app) networkLsCommand() *cobra.Command {
 	f := c.Flags()
 	f.BoolVarP(&quiet, "quiet", "q", false, "only ids")
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "only those that match: name=, id=, driver=, label=")
+	flags.Array(f, &filters, "filter", "f", "only those that match: name=, id=, driver=, label=")
 	f.StringVar(&layout, "format", "", "table, json, or a template")
 	return c
 }
@@ -109,8 +110,8 @@ func (a *app) networkCreateCommand() *cobra.Command {
 	f.StringVar(&r.Gateway, "gateway", "", "address of the bridge")
 	f.BoolVar(&r.Internal, "internal", false, "no way out of the host")
 	f.BoolVar(&r.Ipv6, "ipv6", false, "with IPv6")
-	f.StringArrayVar(&labels, "label", nil, "set label KEY=VALUE")
-	f.StringArrayVarP(&options, "opt", "o", nil, "driver option KEY=VALUE")
+	flags.Array(f, &labels, "label", "", "set label KEY=VALUE")
+	flags.Array(f, &options, "opt", "o", "driver option KEY=VALUE")
 	return c
 }
 
@@ -162,7 +163,7 @@ func (a *app) networkPruneCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those that match: label=, until=")
+	flags.Array(c.Flags(), &filters, "filter", "", "only those that match: label=, until=")
 	return c
 }
 
@@ -181,7 +182,7 @@ func (a *app) networkConnectCommand() *cobra.Command {
 			return err
 		}),
 	}
-	c.Flags().StringSliceVar(&r.Aliases, "alias", nil, "further name in the network")
+	flags.Slice(c.Flags(), &r.Aliases, "alias", "", "further name in the network")
 	c.Flags().StringVar(&r.Ip, "ip", "", "IPv4 address")
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
@@ -67,7 +68,7 @@ func (a *app) psCommand(name string) *cobra.Command {
 	f.BoolVar(&noTrunc, "no-trunc", false, "do not shorten")
 	f.BoolVarP(&latest, "latest", "l", false, "the newest one")
 	f.Int32VarP(&last, "last", "n", 0, "the n newest")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "only those that match: name=, id=, status=, label=, ancestor=, …")
+	flags.Array(f, &filters, "filter", "f", "only those that match: name=, id=, status=, label=, ancestor=, …")
 	f.StringVar(&layout, "format", "", "table, json, or a template")
 	return c
 }

@@ -43,7 +43,7 @@ func (a *app) runCommand() *cobra.Command {
 	containerFlags = flags.AddContainer(f)
 	f.BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	f.BoolVar(&autoRemove, "rm", false, "remove the container when it exits")
-	f.StringSliceVarP(&attach, "attach", "a", nil, "attach to stdin, stdout or stderr only")
+	flags.Slice(f, &attach, "attach", "a", "attach to stdin, stdout or stderr only")
 	f.StringVar(&cidfile, "cidfile", "", "write the container's id to this file")
 	f.BoolVar(&sigProxy, "sig-proxy", true, "pass signals on to the process")
 	f.StringVar(&detachKeys, "detach-keys", term.DefaultDetachKeys, "keys that leave the container running")

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 	"berth/internal/version"
 )
@@ -270,7 +271,7 @@ func (a *app) eventsCommand() *cobra.Command {
 	c.Flags().StringVar(&since, "since", "", "from this time or this long ago")
 	c.Flags().StringVar(&until, "until", "", "up to this time")
 	c.Flags().StringVar(&layout, "format", "", "json or a template")
-	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those that match: type=, event=, container=, image=, network=, label=")
+	flags.Array(c.Flags(), &filters, "filter", "f", "only those that match: type=, event=, container=, image=, network=, label=")
 	return c
 }
 

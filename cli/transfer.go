@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/progress"
 	"berth/cli/rpc"
 )
@@ -189,7 +190,7 @@ func (a *app) importCommand() *cobra.Command {
 			}
 		}),
 	}
-	c.Flags().StringArrayVarP(&h.Changes, "change", "c", nil, "Dockerfile instruction to apply, such as 'CMD [\"/bin/sh\"]'")
+	flags.Array(c.Flags(), &h.Changes, "change", "c", "Dockerfile instruction to apply, such as 'CMD [\"/bin/sh\"]'")
 	c.Flags().StringVarP(&h.Message, "message", "m", "", "comment for the history")
 	c.Flags().StringVar(&h.Platform, "platform", "", "platform of the image")
 	return c

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/cli/apiv1"
+	"berth/cli/flags"
 	"berth/cli/format"
 )
 
@@ -53,7 +54,7 @@ func (a *app) volumeLsCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "only names")
-	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those that match: name=, label=, dangling=")
+	flags.Array(c.Flags(), &filters, "filter", "f", "only those that match: name=, label=, dangling=")
 	c.Flags().StringVar(&layout, "format", "", "table, json, or a template")
 	return c
 }
@@ -99,8 +100,8 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().StringVarP(&r.Driver, "driver", "d", "local", "driver")
-	c.Flags().StringArrayVar(&labels, "label", nil, "set label KEY=VALUE")
-	c.Flags().StringArrayVarP(&options, "opt", "o", nil, "driver option KEY=VALUE")
+	flags.Array(c.Flags(), &labels, "label", "", "set label KEY=VALUE")
+	flags.Array(c.Flags(), &options, "opt", "o", "driver option KEY=VALUE")
 	return c
 }
 
@@ -148,6 +149,6 @@ func (a *app) volumePruneCommand() *cobra.Command {
 	}
 	c.Flags().BoolVarP(&all, "all", "a", false, "named ones too")
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those that match: label=")
+	flags.Array(c.Flags(), &filters, "filter", "", "only those that match: label=")
 	return c
 }

@@ -9,7 +9,7 @@
 //
 // How it works: a transport is one HTTP/2 connection (RFC 9113). Whoever has something to send appends frames to the
 // transport's output under its lock and then writes the output, unless another is writing already and will take them
-// along; so the preface, the settings, the header and the first message of a call leave in one write. One goroutine
+// along; so the header and the first message of a call leave in one write, with preface and settings if Begin has not sent these. One goroutine
 // reads. It never writes itself, so a server that does not read cannot keep it from reading.
 package rpc
 
@@ -38,6 +38,28 @@ type Conn struct {
 
 // NewConn makes a Conn to the unix socket at path without connecting.
 func NewConn(path string) *Conn { return &Conn{path: path} }
+
+// Path is the socket's.
+func (c *Conn) Path() string { return c.path }
+
+// Begin connects ahead of the first call, if the server takes a connection at once. What keeps it from that is left to
+// the call to find out and tell.
+func (c *Conn) Begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd, err := socket()
+	if err != nil {
+		return
+	}
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: c.path}); err != nil {
+		syscall.Close(fd)
+		return
+	}
+	c.t = newTransport(os.NewFile(uintptr(fd), c.path))
+	c.t.mu.Lock()
+	defer c.t.mu.Unlock()
+	c.t.flush()
+}
 
 // Close ends the connection; calls that run fail with Canceled.
 func (c *Conn) Close() {
@@ -107,9 +129,9 @@ const dialWait = 5 * time.Second
 
 // dial connects without package net, which would make more system calls for the same: it asks for both addresses.
 func dial(ctx context.Context, path string) (*os.File, error) {
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	fd, err := socket()
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	for pause := time.Millisecond; ; pause *= 2 {
 		err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
@@ -129,4 +151,9 @@ func dial(ctx context.Context, path string) (*os.File, error) {
 		return nil, os.NewSyscallError("connect", err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+func socket() (fd int, err error) {
+	fd, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	return fd, os.NewSyscallError("socket", err)
 }
