@@ -41,7 +41,7 @@ func cold(ctx context.Context, s *subjects, g group) (found []finding, err error
 		p.addOrder(g.name, c.name, c.by.client, c.o, nil)
 		cs = append(cs, p.contenders...)
 	}
-	if err := takeTurns(ctx, cs, s.warm, s.rounds); err != nil {
+	if err := takeTurns(ctx, cs, pause, s.warm, s.rounds); err != nil {
 		return nil, err
 	}
 	first, warm, err := firstAfterBoot(ctx, s)

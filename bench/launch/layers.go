@@ -32,7 +32,7 @@ func layers(ctx context.Context, s *subjects, g group) ([]finding, error) {
 		}
 		p.addOrder(g.name, fmt.Sprintf("berth gRPC, layers: %d", n), s.berth.client, orders.Order{Op: "run", Spec: specOf(c)}, nil)
 	}
-	err := takeTurns(ctx, p.contenders, s.warm, s.rounds)
+	err := takeTurns(ctx, p.contenders, pause, s.warm, s.rounds)
 	return []finding{fromTurns(g, p.contenders)}, err
 }
 

@@ -53,12 +53,12 @@ func bareRuntime(o options, name string, runtime ...string) (*peer, error) {
 	p.add("exec", name+" exec", nil, words("exec", "sleeper", "/bin/true")...)
 	if name == "crun" {
 		// The kernel's part of an exec, by the smallest program there is for it: no limits, no user, no capabilities, no filter.
-		pid, err := p.do(nil, words("state", "sleeper")...)
+		text, err := p.do(nil, words("state", "sleeper")...)
 		if err != nil {
 			return p, err
 		}
 		var state struct{ Pid int }
-		if err := json.Unmarshal([]byte(pid), &state); err != nil {
+		if err := json.Unmarshal([]byte(text), &state); err != nil {
 			return p, fmt.Errorf("crun state: %w", err)
 		}
 		p.add("exec", nsenter, nil, "nsenter", "--target", strconv.Itoa(state.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "/bin/true")
@@ -108,10 +108,10 @@ func newFloors(o options) (*peer, error) {
 		return p, err
 	}
 	p.version = "Linux " + machine.KernelRelease()
-	p.add("run", "kernel: namespaces, fork, exec", nil, kernelFloor...)
+	p.add("run", kernelRun, nil, kernelFloor...)
 	p.add("run", "kernel: fork, exec", nil, "/bin/busybox", "true")
-	p.addLoad("kernel: namespaces, fork, exec", 400, nil, kernelFloor...)
-	p.add("client", "an empty Go program", nil, filepath.Join(o.bin, "bench-empty"))
+	p.addLoad(kernelRun, 400, nil, kernelFloor...)
+	p.add("client", emptyGo, nil, filepath.Join(o.bin, "bench-empty"))
 	return p, nil
 }
 

@@ -14,6 +14,6 @@ func slowest(ctx context.Context, s *subjects, g group) ([]finding, error) {
 			cs = append(cs, &contender{group: g.name, name: c.name, charge: c.charge, once: c.once})
 		}
 	}
-	err := takeTurns(ctx, cs, s.warm, tailRounds)
+	err := takeTurns(ctx, cs, pause, s.warm, tailRounds)
 	return []finding{fromTurns(g, cs)}, err
 }

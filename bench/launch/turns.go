@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	pause   = 40 * time.Millisecond  // before each run, for what the run before it still does
+	pause   = 40 * time.Millisecond  // before each run of a group that rests, for what the run before it still does
 	cpuRuns = 10                     // runs one after another whose CPU time is taken
 	settle  = 300 * time.Millisecond // how long work may go on after the answers
 )
 
-// takeTurns times the contenders: in every round each runs once, in an order that chance makes, so that none always
+// takeTurns times the contenders, each after a pause: in every round each runs once, in an order that chance makes, so that none always
 // follows the same other one. CPU time is taken afterwards, one contender at a time, because what an engine does after
 // its answer must not be charged to its next contender.
-func takeTurns(ctx context.Context, cs []*contender, warm, rounds int) error {
+func takeTurns(ctx context.Context, cs []*contender, pause time.Duration, warm, rounds int) error {
 	if len(cs) == 0 {
 		return errors.New("no contenders")
 	}

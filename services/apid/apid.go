@@ -17,7 +17,11 @@ import (
 	"berth/internal/account"
 	"berth/internal/daemon"
 	"berth/internal/journal"
+	"berth/internal/warm"
 	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
+	imagev1 "berth/proto/berth/image/v1"
+	networkv1 "berth/proto/berth/network/v1"
 	"berth/services/apid/backend"
 	"berth/services/apid/engine"
 	"berth/services/apid/job"
@@ -70,6 +74,10 @@ func run(ctx context.Context, env *daemon.Env) error {
 	// Before the engine: jobs undo with its help.
 	defer jobs.Close(3 * time.Second)
 
+	warm.Messages(
+		new(apiv1.RunRequest), new(apiv1.RunResponse), new(apiv1.Job), new(apiv1.Event), new(execv1.RunRequest), new(execv1.RunResponse),
+		new(imagev1.PrepareRequest), new(imagev1.PrepareResponse), new(networkv1.AttachRequest), new(networkv1.AttachResponse),
+	)
 	return env.Serve(ctx, daemon.ApidSocket, serverOptions(backends, e), func(s *grpc.Server) {
 		registerAll(s, e, jobs)
 	})

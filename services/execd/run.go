@@ -10,7 +10,10 @@ import (
 	"berth/internal/account"
 	"berth/internal/daemon"
 	"berth/internal/events"
+	"berth/internal/warm"
 	"berth/libcontainer/netns"
+	apiv1 "berth/proto/berth/api/v1"
+	execv1 "berth/proto/berth/exec/v1"
 	"berth/services/execd/launch"
 	"berth/services/execd/lifecycle"
 	"berth/services/execd/records"
@@ -42,6 +45,15 @@ func serve(ctx context.Context, env *daemon.Env, p programs) error {
 	if err != nil {
 		return err
 	}
+	go func() { // while the monitor starts
+		warm.Messages(
+			new(execv1.RunRequest), new(execv1.RunResponse), new(execv1.StandByRequest), new(execv1.RemoveRequest),
+			new(apiv1.ExecRequest), new(apiv1.ExecResponse), new(apiv1.Event),
+		)
+		if err := builder.Rehearse(); err != nil {
+			env.Log.Warn("launch not rehearsed", "error", err)
+		}
+	}()
 	ring := events.New("execd")
 	namespaces := netns.NewServer(netns.Defaults, allowNetd())
 	life, err := lifecycle.Open(ctx, lifecycle.Config{

@@ -22,7 +22,10 @@ import (
 	"berth/internal/events"
 	"berth/internal/journal"
 	"berth/internal/version"
+	"berth/internal/warm"
 	"berth/libcontainer/caps"
+	apiv1 "berth/proto/berth/api/v1"
+	imagev1 "berth/proto/berth/image/v1"
 	"berth/services/imaged/archive"
 	"berth/services/imaged/check"
 	"berth/services/imaged/collect"
@@ -84,6 +87,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		return err
 	}
 	defer stop()
+	warm.Messages(new(imagev1.PrepareRequest), new(imagev1.PrepareResponse), new(imagev1.SyncRequest), new(imagev1.ReleaseRequest), new(apiv1.Event))
 	return env.Serve(ctx, daemon.ImagedSocket, daemon.ServerOptions{
 		Log:      env.Log,
 		Rule:     daemon.AllowEngine(),

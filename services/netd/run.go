@@ -18,6 +18,7 @@ import (
 	"berth/internal/events"
 	"berth/internal/fault"
 	"berth/internal/journal"
+	"berth/internal/warm"
 	"berth/libcontainer/netlink"
 	"berth/libcontainer/netns"
 	apiv1 "berth/proto/berth/api/v1"
@@ -98,6 +99,7 @@ func run(ctx context.Context, env *daemon.Env) error {
 		return err
 	}
 
+	warm.Messages(new(networkv1.AttachRequest), new(networkv1.AttachResponse), new(networkv1.UseRequest), new(networkv1.DetachRequest), new(apiv1.Event))
 	aside, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { endpoints.Run(aside) })

@@ -64,6 +64,20 @@ func NewBuilder(parent string, d config.Execd) (*Builder, error) {
 	return b, err
 }
 
+// Rehearse plans a container that nobody has asked for: what the first of all would wait for, the filter of the usual
+// capabilities and what encoding/json finds out about types, is kept.
+func (b *Builder) Rehearse() error {
+	plan := new(starter.Plan)
+	if err := b.Check(&apiv1.ContainerSpec{Args: []string{"/"}}, nil); err != nil {
+		return err
+	}
+	if _, _, err := plan.Encode(); err != nil {
+		return err
+	}
+	_, _, err := plan.EncodeRest()
+	return err
+}
+
 // seccomp compiles a profile, once for each set of capabilities.
 func (b *Builder) seccomp(option string, set caps.Set) ([]byte, error) {
 	profile := b.standard
