@@ -78,8 +78,8 @@ func (p *plan) fitsInside(target Target) error {
 	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable == 1 {
 		return errInit
 	}
-	var own, its unix.Stat_t
-	if unix.Stat("/proc/self/ns/user", &own) != nil || unix.Stat(ns.User.Path(target.Pid), &its) != nil || own.Ino != its.Ino || own.Dev != its.Dev {
+	own, its := &p.launcher.users, new(unix.Stat_t)
+	if own.Ino == 0 || unix.Stat(ns.User.Path(target.Pid), its) != nil || own.Ino != its.Ino || own.Dev != its.Dev {
 		return errInit
 	}
 	if set, err := boundingOf(target.Pid); err != nil || set.Has(unix.CAP_SYS_PTRACE) {

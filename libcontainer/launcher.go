@@ -16,7 +16,8 @@ type Launcher struct {
 	null   *os.File
 	proc   int // the host's procfs; -1: it is none
 	images *images
-	pin    bool // inits stay on one processor, see pinThread
+	pin    bool        // inits stay on one processor, see pinThread
+	users  unix.Stat_t // our user namespace, which a process of several threads cannot leave; all zero: not known
 
 	force    initproc.Force // set by tests
 	initOnly bool           // set by tests: Exec by an init always
@@ -48,7 +49,11 @@ func New(path string) (*Launcher, error) {
 	if err != nil {
 		proc = -1
 	}
-	return &Launcher{binary: binary, null: null, proc: proc, images: newImages(), pin: anyProcessor()}, nil
+	l := &Launcher{binary: binary, null: null, proc: proc, images: newImages(), pin: anyProcessor()}
+	if err := unix.Stat("/proc/self/ns/user", &l.users); err != nil {
+		l.users = unix.Stat_t{}
+	}
+	return l, nil
 }
 
 // Close gives up the init binary. Running containers do not need it.
