@@ -250,7 +250,8 @@ func (m *Manager) Confirm(c *container.Container) error {
 	if err != nil {
 		return err
 	}
-	return m.Records.Put(i, true)
+	// Not written once more: it may have ended meanwhile, which the record then says.
+	return m.Records.Sync(i)
 }
 
 // create calls record for the new container, and persist for each of its changes.
