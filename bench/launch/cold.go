@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	boots      = 10 // restarts whose first launch is timed
+	coldRounds = 3  // times as many as of other groups: there are few contenders, and they vary
+	boots      = 16 // restarts whose first launch is timed
 	afterBoot  = 5  // launches after each, whose median is what a warm one takes
 	noPools    = "[netd]\npool_size = 0\ndefault_subnet = \"10.91.0.0/16\"\n[execd]\npool_size = 0\n"
 	bootSubnet = "[netd]\ndefault_subnet = \"10.92.0.0/16\"\n"
@@ -41,7 +42,7 @@ func cold(ctx context.Context, s *subjects, g group) (found []finding, err error
 		p.addOrder(g.name, c.name, c.by.client, c.o, nil)
 		cs = append(cs, p.contenders...)
 	}
-	if err := takeTurns(ctx, cs, pause, s.warm, s.rounds); err != nil {
+	if err := takeTurns(ctx, cs, pause, s.warm, coldRounds*s.rounds); err != nil {
 		return nil, err
 	}
 	first, warm, err := firstAfterBoot(ctx, s)

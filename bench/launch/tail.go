@@ -2,9 +2,9 @@ package main
 
 import "context"
 
-// tailRounds is how many runs it takes to say with confidence that no more than one in a hundred is slow (with fewer
-// than 368, none at all being slow would not say it).
-const tailRounds = 400
+// tailRounds is how many runs it takes to say with confidence that no more than one in a hundred is slow: three of
+// these may be. (With fewer than 368, none at all being slow would not say it.)
+const tailRounds = 1000
 
 // slowest times again what there are bars about the slowest runs of, often enough to judge these.
 func slowest(ctx context.Context, s *subjects, g group) ([]finding, error) {
