@@ -170,6 +170,9 @@ func (t *transport) end(err error) {
 func (t *transport) read() {
 	t.fields = hpack.NewDecoder(4096, nil)
 	t.fields.SetMaxStringLength(maxHeaderBlock)
+	// The first word in Huffman's code has the package make its table. Now nobody waits for it: this begins to run when
+	// the call has been sent.
+	_, _ = hpack.HuffmanDecodeToString(hpack.AppendHuffmanString(nil, "0"))
 	for {
 		f, err := readFrame(t.reader)
 		if err == nil {
