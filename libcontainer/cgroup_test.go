@@ -61,7 +61,7 @@ func TestExecCgroup(t *testing.T) {
 	group := testGroup(t, cgroup.Resources{})
 	p := startSleeper(t, l, config(busybox(t), ""), IO{Cgroup: group})
 	got, err := capture(t, IO{Cgroup: group}, func(io IO) (*Process, error) {
-		return l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &config("/", "cat /proc/self/cgroup").Command, io)
+		return l.Exec(t.Context(), Target{Pid: p.Pid, PidFD: p.PidFD}, &config("/", "cat /proc/self/cgroup").Command, io)
 	})
 	must(t, err)
 	for line := range strings.Lines(got.out) {

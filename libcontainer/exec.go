@@ -17,6 +17,14 @@ import (
 type Target struct {
 	Pid   int
 	PidFD int // 0 or -1 if there is none
+	// Known is where Exec notes what it finds out about the process and stays true of it, for the next
+	// Exec with the same target; nil: nowhere. One Exec at a time may use it.
+	Known *Known
+}
+
+// Known is what is known of a [Target]: at first nothing.
+type Known struct {
+	untraceable bool // it lacks CAP_SYS_PTRACE, and a bounding set only shrinks
 }
 
 // Exec starts a further process in the container of target: in all its

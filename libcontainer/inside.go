@@ -82,8 +82,14 @@ func (p *plan) fitsInside(target Target) error {
 	if own.Ino == 0 || unix.Stat(ns.User.Path(target.Pid), its) != nil || own.Ino != its.Ino || own.Dev != its.Dev {
 		return errInit
 	}
+	if target.Known != nil && target.Known.untraceable {
+		return nil
+	}
 	if set, err := boundingOf(target.Pid); err != nil || set.Has(unix.CAP_SYS_PTRACE) {
 		return errInit
+	}
+	if target.Known != nil {
+		target.Known.untraceable = true
 	}
 	return nil
 }

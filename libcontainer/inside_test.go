@@ -41,7 +41,7 @@ func withoutInit(p *Process) bool {
 func execIn(tb testing.TB, l *Launcher, p *Process, c *Command, files IO) (result, error) {
 	tb.Helper()
 	got, err := capture(tb, files, func(io IO) (*Process, error) {
-		return l.Exec(context.Background(), Target{p.Pid, p.PidFD}, c, io)
+		return l.Exec(context.Background(), Target{Pid: p.Pid, PidFD: p.PidFD}, c, io)
 	})
 	if err == nil && withoutInit(got.proc) == l.initOnly {
 		tb.Errorf("started without init: %v, want %v", l.initOnly, !l.initOnly)
@@ -160,7 +160,7 @@ func TestExecTerminal(t *testing.T) {
 		p := startSleeper(t, l, config(busybox(t), ""), IO{})
 		c := config("/", "tty; stat -c '%u %a' $(tty); stty size; echo x >/dev/tty").Command
 		c.Terminal, c.User.Spec = &ConsoleSize{Rows: 12, Cols: 34}, "alice"
-		e, err := l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &c, IO{})
+		e, err := l.Exec(t.Context(), Target{Pid: p.Pid, PidFD: p.PidFD}, &c, IO{})
 		must(t, err)
 		defer e.Close()
 		defer e.Console.Close()
@@ -188,7 +188,7 @@ func TestExecInsideRefused(t *testing.T) {
 	plain := startSleeper(t, l, config(busybox(t), ""), IO{})
 	command := config("/", "true").Command
 	started := func(p *Process) bool {
-		e, err := l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &command, IO{})
+		e, err := l.Exec(t.Context(), Target{Pid: p.Pid, PidFD: p.PidFD}, &command, IO{})
 		must(t, err)
 		defer e.Close()
 		if s, err := e.Wait(); err != nil || s.Code != 0 {

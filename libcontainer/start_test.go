@@ -342,7 +342,7 @@ func execOutput(tb testing.TB, l *Launcher, p *Process, c *Command) string {
 		way := *l
 		way.initOnly = only
 		got, err := capture(tb, IO{}, func(io IO) (*Process, error) {
-			return way.Exec(context.Background(), Target{p.Pid, p.PidFD}, c, io)
+			return way.Exec(context.Background(), Target{Pid: p.Pid, PidFD: p.PidFD}, c, io)
 		})
 		if err != nil {
 			tb.Fatalf("exec: %v", err)
@@ -367,7 +367,7 @@ func TestS01Descriptors(t *testing.T) {
 	everyWay(t, func(t *testing.T, l *Launcher) {
 		root := busybox(t)
 		p := startSleeper(t, l, config(root, ""), IO{})
-		e, err := l.Exec(context.Background(), Target{p.Pid, p.PidFD}, &config(root, "exec sleep 1000").Command, IO{})
+		e, err := l.Exec(context.Background(), Target{Pid: p.Pid, PidFD: p.PidFD}, &config(root, "exec sleep 1000").Command, IO{})
 		must(t, err)
 		defer e.discard()
 		for _, pid := range []int{p.Pid, e.Pid} {

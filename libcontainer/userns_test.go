@@ -137,7 +137,7 @@ func TestUserNamespaceExec(t *testing.T) {
 			c.User.Spec = "alice"
 		}
 		got, err := capture(t, IO{Cgroup: group}, func(io IO) (*Process, error) {
-			return l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &c, io)
+			return l.Exec(t.Context(), Target{Pid: p.Pid, PidFD: p.PidFD}, &c, io)
 		})
 		must(t, err)
 		net, err := os.Readlink(ns.Net.Path(p.Pid))
@@ -153,7 +153,7 @@ func TestUserNamespaceExec(t *testing.T) {
 		}
 	}
 	c := Command{Args: []string{"tty"}, Env: []string{"PATH=/bin"}, Terminal: &ConsoleSize{Rows: 10, Cols: 20}}
-	e, err := l.Exec(t.Context(), Target{p.Pid, p.PidFD}, &c, IO{})
+	e, err := l.Exec(t.Context(), Target{Pid: p.Pid, PidFD: p.PidFD}, &c, IO{})
 	must(t, err)
 	if text := readConsole(e); !strings.HasPrefix(text, "/dev/pts/") {
 		t.Errorf("tty: %q", text)

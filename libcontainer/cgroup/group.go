@@ -21,8 +21,9 @@ type Group struct {
 	name   string
 	owns   bool // the Parent is closed with the group
 
-	mu sync.Mutex
-	fd int // v2 directory, opened when first asked for; -1 until then
+	mu    sync.Mutex
+	fd    int   // v2 directory, opened when first asked for; -1 until then
+	tasks []int // files that Enter writes to, one for each v1 tree; nil: they are opened each time
 }
 
 // Create makes a group with limits: OpenParent and Parent.Create in one, for a caller who makes one only.
@@ -283,10 +284,14 @@ func (t *tree) remove(name string, deadline time.Time) error {
 	}
 }
 
-// Close gives up the group's descriptor. The cgroup stays.
+// Close gives up the group's descriptors. The cgroup stays.
 func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for _, fd := range g.tasks {
+		unix.Close(fd)
+	}
+	g.tasks = nil
 	if g.fd >= 0 {
 		unix.Close(g.fd)
 		g.fd = -1

@@ -498,3 +498,61 @@ func BenchmarkAddProcess(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// TestKeep has threads enter by files that stay open, as long as the group is there.
+func TestKeep(t *testing.T) {
+	l, p, _ := testParent(t)
+	if l.Mode == V2 {
+		t.Skip("SKIPPED: v2 is not entered thread by thread")
+	}
+	g := testGroup(t, p, Resources{})
+	back, err := Self(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	before := openFiles(t)
+	if err := g.Keep(); err != nil {
+		t.Fatal(err)
+	}
+	if kept := openFiles(t); kept <= before {
+		t.Errorf("%d descriptors before Keep, %d after it", before, kept)
+	}
+	in := func() bool {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/cgroup", unix.Gettid()))
+		return err == nil && strings.Count(string(text), "/"+g.Name()+"\n") == len(g.tasks)
+	}
+	for range 2 {
+		if err := OnThread(func() error {
+			err := g.Enter()
+			if !in() {
+				t.Error("the thread is not in the group's v1 trees")
+			}
+			return errors.Join(err, g.LeaveTo(back))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Delete(); err != nil {
+		t.Fatal(err)
+	}
+	if err := OnThread(func() error { return g.Enter() }); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("entering a deleted group: %v, want ENODEV", err)
+	}
+	g.Close()
+	if left := openFiles(t); left != before {
+		t.Errorf("%d descriptors before Keep, %d after Close", before, left)
+	}
+	if err := g.Keep(); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("keeping a deleted group: %v, want ENOENT", err)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}

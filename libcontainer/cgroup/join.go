@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"runtime"
 	"slices"
@@ -50,16 +51,56 @@ func (g *Group) Enter() error {
 	if unix.Gettid() == unix.Getpid() {
 		return errors.New("enter cgroup: called on the first thread of the process")
 	}
-	for i := range g.parent.trees {
-		t := &g.parent.trees[i]
-		if t.V2 {
-			continue
-		}
+	if g.tasks != nil {
+		return g.enterKept()
+	}
+	for t := range g.parent.v1() {
 		if err := t.write(g.name+"/tasks", "0"); err != nil {
 			return fmt.Errorf("enter cgroup: %w", err)
 		}
 	}
 	return nil
+}
+
+// Keep has Enter keep the files open that it writes to, until Close: for a group that threads enter again and again. A
+// deleted cgroup is not gone for the kernel before that. Whoever calls Keep has the Group to itself meanwhile.
+func (g *Group) Keep() error {
+	tasks := make([]int, 0, len(g.parent.trees))
+	for t := range g.parent.v1() {
+		fd, err := t.open(g.name+"/tasks", unix.O_WRONLY)
+		if err != nil {
+			for _, fd := range tasks {
+				unix.Close(fd)
+			}
+			return err
+		}
+		tasks = append(tasks, fd)
+	}
+	g.tasks = tasks
+	return nil
+}
+
+func (g *Group) enterKept() error {
+	i := 0
+	for t := range g.parent.v1() {
+		fd := g.tasks[i]
+		if err := retry(func() error { _, err := unix.Write(fd, []byte("0")); return err }); err != nil {
+			return fmt.Errorf("enter cgroup: %w", t.fail("write 0 to", g.name+"/tasks", err))
+		}
+		i++
+	}
+	return nil
+}
+
+// v1 are the trees that threads enter.
+func (p *Parent) v1() iter.Seq[*tree] {
+	return func(yield func(*tree) bool) {
+		for i := range p.trees {
+			if t := &p.trees[i]; !t.V2 && !yield(t) {
+				return
+			}
+		}
+	}
 }
 
 // LeaveTo takes the calling thread back to where it was before Enter; previous comes from Self. It tries all

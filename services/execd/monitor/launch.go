@@ -265,7 +265,7 @@ func (m *Monitor) ended(proc *process, code int, reason string) {
 		exit.FirstByte = at.Sub(proc.state.StartedAt)
 	}
 	if first {
-		exit.OOM = m.launcher.OOMKilled(proc.state.Parent, proc.state.Cgroup)
+		exit.OOM = m.launcher.Ended(proc.state.Parent, proc.state.Cgroup)
 	}
 	m.mu.Lock()
 	proc.state.Exit = exit

@@ -52,6 +52,7 @@ type Launcher interface {
 	Exec(req *wire.Exec, f Files, pid int, pidfd *os.File) (*Process, error)
 	// Kill ends all processes in a cgroup.
 	Kill(parent, name string) error
-	// OOMKilled reports whether the kernel killed a process there for memory.
-	OOMKilled(parent, name string) bool
+	// Ended is told that the first process of the container in a cgroup has ended, and
+	// reports whether the kernel killed a process there for memory.
+	Ended(parent, name string) (oomKilled bool)
 }

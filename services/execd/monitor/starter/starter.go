@@ -124,6 +124,7 @@ type Starter struct {
 	pool    *libcontainer.Pool // nil: none
 	pooled  string             // the cgroup that its groups are below
 	net     spareNet
+	entered entries
 }
 
 // New loads the init binary and looks at the host's cgroups.
@@ -354,17 +355,23 @@ func (s *Starter) Exec(req *wire.Exec, f monitor.Files, pid int, pidfd *os.File)
 	if err != nil {
 		return nil, fmt.Errorf("read exec plan: %w", err)
 	}
-	g, err := s.group(plan.Parent, plan.Name, nil)
-	if err != nil {
-		return nil, explain(err)
-	}
-	defer g.Close()
 	target := libcontainer.Target{Pid: pid, PidFD: wire.FD(pidfd)}
+	e := s.entered.take(plan.Name, pid)
+	if e == nil {
+		g, err := s.group(plan.Parent, plan.Name, nil)
+		if err != nil {
+			return nil, explain(err)
+		}
+		e = &entry{pid: pid, group: g}
+	}
+	target.Known = &e.known
 	p, err := s.launcher.Exec(context.Background(), target, &plan.Command,
-		libcontainer.IO{Stdin: f.Stdin, Stdout: f.Stdout, Stderr: f.Stderr, Cgroup: g})
+		libcontainer.IO{Stdin: f.Stdin, Stdout: f.Stdout, Stderr: f.Stderr, Cgroup: e.group})
 	if err != nil {
+		e.group.Close()
 		return nil, explain(err)
 	}
+	s.entered.put(plan.Name, e, target.PidFD)
 	return describe(p, true, span{begin: p.Begun}), nil
 }
 
@@ -416,8 +423,9 @@ func (s *Starter) Kill(parent, name string) error {
 	return g.Kill()
 }
 
-// OOMKilled implements monitor.Launcher.
-func (s *Starter) OOMKilled(parent, name string) bool {
+// Ended implements monitor.Launcher.
+func (s *Starter) Ended(parent, name string) (oomKilled bool) {
+	s.entered.forget(name)
 	g, err := s.group(parent, name, nil)
 	if err != nil {
 		return false
