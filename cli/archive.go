@@ -193,7 +193,7 @@ func (a *app) loadCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&input, "input", "i", "", "file to read instead of standard input")
 	f.StringVar(&o.Platform, "platform", "", "os/arch[/variant] to take of images for several")
-	f.BoolVar(&o.AllPlatforms, "all-platforms", false, "all platforms that the archive has; the name goes to the one for this host")
+	f.BoolVar(&o.AllPlatforms, "all-platforms", false, "all platforms that the archive has, with what else the index lists (attestations); the name goes to the one for this host")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return c
 }

@@ -65,7 +65,7 @@ func (a *app) pullCommand() *cobra.Command {
 	c.Flags().StringVar(&platform, "platform", "", "os/arch[/variant] instead of the host's")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	c.Flags().BoolVarP(&allTags, "all-tags", "a", false, "all tags of the repository")
-	c.Flags().BoolVar(&allPlatforms, "all-platforms", false, "for all platforms; the name goes to the one for this host")
+	c.Flags().BoolVar(&allPlatforms, "all-platforms", false, "for all platforms, with what else the index lists (attestations); the name goes to the one for this host")
 	return c
 }
 

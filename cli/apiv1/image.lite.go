@@ -16,7 +16,7 @@ type ImageServicePullRequest struct {
 	Auth     *RegistryAuth
 	// All tags of the repository; reference has none then.
 	AllTags bool
-	// All platforms of an index. Each image is named by its digest, the name goes to the one for this host.
+	// All that an index lists, attestations too; NOT_FOUND or DATA_LOSS if some of it cannot be had. Each image is named by its digest, the name goes to the one for this host.
 	AllPlatforms bool
 }
 
@@ -296,7 +296,7 @@ type ImageServicePushRequest struct {
 	Auth      *RegistryAuth
 	// All tags that the repository has here; reference has none then.
 	AllTags bool
-	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here.
+	// The index that the image was pulled or loaded with, and all that it leads to. NOT_FOUND if some of it is not here.
 	AllPlatforms bool
 }
 
@@ -1089,7 +1089,7 @@ type ImageServiceSaveRequest struct {
 	Format string
 	// "os/arch[/variant]" to save; default: what the name points to. Others than that are here after a pull or load of all.
 	Platform string
-	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here. Only with
+	// The index that the image was pulled or loaded with, and all that it leads to. NOT_FOUND if some of it is not here. Only with
 	// format "oci".
 	AllPlatforms bool
 }

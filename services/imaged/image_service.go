@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/fault"
 	apiv1 "berth/proto/berth/api/v1"
+	"berth/services/imaged/hosted"
 	"berth/services/imaged/images"
 	"berth/services/imaged/importer"
 	"berth/services/imaged/manifest"
@@ -245,15 +246,15 @@ func (s *server) tell(action string, id digest.Digest, name reference.Named) {
 }
 
 // removed follows a removal that the user asked for or the collector decided: what was pushed under the names goes, too.
-// It gives the bytes of that.
-func (s *server) removed(r images.Removal) int64 {
-	s.tellRemoval(r)
+// It gives all of that together.
+func (s *server) removed(r images.Removal) images.Removal {
 	more, err := s.hosted.Unnamed(r.Untagged)
-	s.tellRemoval(more)
 	if err != nil {
 		s.log.Error("delete what was pushed", "error", err)
 	}
-	return more.Bytes
+	r.Add(more)
+	s.tellRemoval(r)
+	return r
 }
 
 // tellRemoval adds the events of names and images that went.
@@ -271,7 +272,7 @@ func (s imageService) Remove(_ context.Context, req *apiv1.ImageServiceRemoveReq
 	if err != nil {
 		return nil, err
 	}
-	r.Bytes += s.removed(r)
+	r = s.removed(r)
 	return &apiv1.ImageServiceRemoveResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
 
@@ -285,28 +286,35 @@ func (s imageService) Prune(_ context.Context, req *apiv1.ImageServicePruneReque
 		return nil, err
 	}
 	rules.Match = match
+	age := hosted.Never
+	imagesOnly := len(req.Filters)+len(req.Repositories) > 0 // these are about images
+	if !imagesOnly {
+		age = pushedAge
+	}
 	r, err := s.images.Prune(rules)
 	if err == nil && req.DryRun { // once more, with what goes because the names do
-		rules.LetGo = s.hosted.Keeps(r.Untagged)
+		rules.Follows = s.hosted.Follows(r.Untagged, age)
 		r, err = s.images.Prune(rules)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !req.DryRun {
-		r.Bytes += s.removed(r)
+		r = s.removed(r)
 	}
-	if len(req.Filters)+len(req.Repositories) == 0 { // these are about images
+	if !imagesOnly {
 		partial, err := s.prunePartials(req.DryRun)
 		if err != nil {
 			return nil, err
 		}
 		r.Bytes += partial
-		pushed, err := s.prunePushed(req.DryRun)
+	}
+	if !imagesOnly && !req.DryRun {
+		pushed, err := s.prunePushed(age)
 		if err != nil {
 			return nil, err
 		}
-		r.Bytes += pushed
+		r.Add(pushed)
 	}
 	return &apiv1.ImageServicePruneResponse{Untagged: familiar(r.Untagged), Deleted: texts(r.Deleted), ReclaimedBytes: r.Bytes}, nil
 }
@@ -349,16 +357,19 @@ func (s *server) prunePartials(dryRun bool) (bytes int64, err error) {
 	return bytes, err
 }
 
-// prunePushed takes away what was pushed a while ago and no tag leads to.
-func (s *server) prunePushed(dryRun bool) (int64, error) {
-	const age = time.Hour // a push may be under way
-	bytes, err := s.hosted.DropLoose(age, dryRun)
+// pushedAge is how old what was pushed has to be for a prune to take it: a push may be under way.
+const pushedAge = time.Hour
+
+// prunePushed takes away what was pushed at least age ago and no tag leads to.
+func (s *server) prunePushed(age time.Duration) (images.Removal, error) {
+	bytes, err := s.hosted.DropLoose(age)
 	if err != nil {
-		return bytes, err
+		return images.Removal{Bytes: bytes}, err
 	}
-	r, err := s.hosted.Prune(age, dryRun)
+	r, err := s.hosted.Prune(age)
 	s.tellRemoval(r)
-	return bytes + r.Bytes, err
+	r.Bytes += bytes
+	return r, err
 }
 
 func familiar(names []string) []string {

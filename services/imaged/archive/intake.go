@@ -27,6 +27,7 @@ type intake struct {
 	*Loader
 	lease    *images.Lease
 	progress func(Progress)
+	whole    bool // what is no image, but of the index of one, is wanted, too
 
 	entries map[string]*entry // by name
 	blobs   map[digest.Digest]*entry
@@ -50,6 +51,8 @@ type entry struct {
 	size   int64
 	form   inflate.Kind  // of a layer: how it is compressed
 	diffID digest.Digest // of a layer: set once it is committed
+	// notLayer is why what looks like a layer could not be unpacked.
+	notLayer error
 }
 
 type kind int
@@ -59,7 +62,8 @@ const (
 	link
 	document // JSON
 	layer    // a tar archive, compressed or not
-	other    // neither; of no use
+	blob     // neither, or a document that is too large to be held in memory; on the disk
+	other    // of no use
 )
 
 // read takes in the whole stream r.
@@ -197,9 +201,12 @@ func (in *intake) file(ctx context.Context, name string, e *entry, body io.Reade
 		}
 		e.kind, e.form = layer, inflate.KindOf(head)
 		err = in.layer(ctx, name, e, want, buffered)
-	case isDocument(head):
+	case isDocument(head) && e.size <= manifest.MaxBytes && (want == "" || in.held+e.size <= maxDocument):
 		e.kind = document
-		err = in.document(name, e, want, buffered)
+		err = in.document(e, want, buffered)
+	case want != "" && (in.whole || isDocument(head) && e.size <= manifest.MaxBytes):
+		e.kind = blob
+		err = in.blob(ctx, e, want, buffered)
 	default:
 		e.kind = other
 	}
@@ -242,12 +249,8 @@ func isDocument(head []byte) bool {
 	return len(head) > 0 && (head[0] == '{' || head[0] == '[')
 }
 
-// document keeps a JSON document in memory. One that is too large is an other.
-func (in *intake) document(name string, e *entry, want digest.Digest, body io.Reader) error {
-	if e.size > manifest.MaxBytes {
-		e.kind = other
-		return nil
-	}
+// document keeps a JSON document in memory.
+func (in *intake) document(e *entry, want digest.Digest, body io.Reader) error {
 	if in.held += e.size; in.held > maxDocument {
 		return refused("its documents have more than %d MiB", maxDocument>>20)
 	}
@@ -289,8 +292,22 @@ func (in *intake) lookup(name string) (*entry, error) {
 // documentAt gives the JSON document called name.
 func (in *intake) documentAt(name string) (*entry, error) {
 	e, err := in.lookup(name)
-	if err == nil && e.kind != document {
+	if err == nil && (e.kind != document && e.kind != blob || e.size > manifest.MaxBytes) {
 		err = refused("file %.200q is not a JSON document of at most %d MiB", name, manifest.MaxBytes>>20)
 	}
+	if err == nil {
+		e.raw, err = in.bytesOf(e)
+	}
 	return e, err
+}
+
+// bytesOf gives all of a small file.
+func (in *intake) bytesOf(e *entry) ([]byte, error) {
+	if e.raw != nil {
+		return e.raw, nil
+	}
+	if _, ok := in.lease.Blob(e.digest); !ok {
+		return nil, refused("%s is not a JSON document of at most %d MiB", e.digest, manifest.MaxBytes>>20)
+	}
+	return in.Store.ReadAll(e.digest, manifest.MaxBytes)
 }

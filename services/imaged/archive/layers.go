@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/fault"
 	"berth/services/imaged/graph"
 	"berth/services/imaged/images"
 	"berth/services/imaged/store"
@@ -61,6 +62,14 @@ func (in *intake) layer(ctx context.Context, name string, e *entry, want digest.
 			in.progress(Progress{label, Exists, e.size, e.size})
 			return nil
 		}
+		if err != nil && want != "" && errors.Is(err, fault.DataLoss) { // it only looked like one, unless an image wants it
+			<-fed
+			e.notLayer = fmt.Errorf("layer %s: %w", label, err)
+			if in.whole {
+				return in.keep(e, blob)
+			}
+			return nil
+		}
 		if err != nil {
 			err = fmt.Errorf("layer %s: %w", label, err)
 			stop(err) // no use in reading the rest
@@ -91,6 +100,41 @@ func (in *intake) layer(ctx context.Context, name string, e *entry, want digest.
 		in.progress(Progress{label, Extracting, e.size, e.size})
 	}
 	return err
+}
+
+// blob writes a file that is no layer into the store: an SBOM, for instance, which an attestation is about.
+func (in *intake) blob(ctx context.Context, e *entry, want digest.Digest, body io.Reader) error {
+	if limit := in.Workers.Inflate.Largest(); e.size > limit {
+		return refused("blob %s has more than %d bytes", want, limit)
+	}
+	if b, ok := in.lease.Blob(want); ok && b.Size == e.size {
+		e.digest = want
+		return nil
+	}
+	blob, err := in.Store.Stage(want, e.size)
+	if err != nil {
+		return err
+	}
+	defer blob.Discard()
+	if err := in.feed(ctx, want.String(), e.size, body, blob); err != nil {
+		return err
+	}
+	if err := blob.Verify(); err != nil {
+		return refused("%v", err)
+	}
+	e.digest = want
+	return in.keep(e, blob)
+}
+
+// keep makes a blob of what was read and verified, if it was.
+func (in *intake) keep(e *entry, b *store.Staged) error {
+	if e.digest == "" {
+		return nil // reading it failed, which is told there
+	}
+	if err := b.Sync(); err != nil {
+		return err
+	}
+	return in.lease.AddBlob(b)
 }
 
 // errKnown ends the unpacking of a layer that turned out to be here.

@@ -86,7 +86,7 @@ func (l *Loader) Load(ctx context.Context, r LoadRequest) ([]Loaded, error) {
 	lease := l.Images.Lease()
 	defer lease.Release()
 	in := &intake{
-		Loader: l, lease: lease, progress: r.Progress, entries: map[string]*entry{}, blobs: map[digest.Digest]*entry{},
+		Loader: l, lease: lease, progress: r.Progress, whole: r.AllPlatforms, entries: map[string]*entry{}, blobs: map[digest.Digest]*entry{},
 		commit: &committer{lease: lease}, open: make(chan struct{}, maxOpen),
 		content: func(blob digest.Digest, a digest.Algorithm) (digest.Digest, error) {
 			return l.Workers.Content(ctx, l.Driver, l.Store, blob, a)
@@ -111,7 +111,8 @@ type candidate struct {
 	config *entry
 	image  images.Image
 	names  []reference.Named
-	index  *entry // that is kept with the names; nil for none
+	index  *entry          // that is kept with the names; nil for none
+	tree   []digest.Digest // what is kept with it
 }
 
 // find reads what images the archive says it has and picks those to load.
@@ -170,6 +171,9 @@ func (in *intake) layerOf(desc ocispec.Descriptor) (digest.Digest, error) {
 			return "", refused("it lacks layer %s", desc.Digest)
 		}
 	}
+	if e.notLayer != nil {
+		return "", e.notLayer
+	}
 	if e.kind != layer || e.diffID == "" {
 		return "", refused("%s is no layer", desc.Digest)
 	}
@@ -206,7 +210,7 @@ func (l *Loader) record(lease *images.Lease, found []*candidate) ([]Loaded, erro
 			refs[n.String()] = c.image.ID
 			ref := images.Ref{Image: c.image.ID, Since: time.Now()}
 			if c.index != nil {
-				ref.Index = c.index.digest
+				ref.Index, ref.Tree = c.index.digest, c.tree
 			}
 			named.Refs[images.Key(n)] = ref
 		}

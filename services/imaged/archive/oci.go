@@ -91,10 +91,16 @@ func (t *topImage) read(in *intake) error {
 	}
 	for _, desc := range t.index {
 		e := in.blobs[desc.Digest]
-		if e == nil || !registry.IsManifest(desc.MediaType) || desc.Platform != nil && desc.Platform.OS == "unknown" {
-			continue // of a platform that was left out; an attestation
+		if e == nil {
+			continue // of a platform that was left out
+		}
+		if desc.Platform != nil && !manifest.Runnable(desc) || !registry.IsManifest(desc.MediaType) {
+			continue // an attestation or another artifact
 		}
 		c, err := in.manifestOf(desc, e)
+		if fault.Is(err, fault.Unimplemented) { // as well, though the index does not say so
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -185,9 +191,12 @@ func (l *layout) pick(platform string, others bool) ([]*candidate, error) {
 	return all, nil
 }
 
-// family names all images of an index but chosen, which gets the index's name, by digest.
+// family names all images of an index but chosen, which gets the index's name and all that leads to, by digest.
 func (t *topImage) family(in *intake, chosen *candidate) (all []*candidate, err error) {
 	if chosen.index, err = in.documentAt(blobName(t.desc.Digest)); err != nil {
+		return nil, err
+	}
+	if chosen.tree, err = in.tree(t.index); err != nil {
 		return nil, err
 	}
 	for _, c := range t.images {
@@ -204,6 +213,39 @@ func (t *topImage) family(in *intake, chosen *candidate) (all []*candidate, err 
 		}
 	}
 	return all, nil
+}
+
+// tree takes hold of what an index leads to, except what it lists and the archive does not have.
+func (in *intake) tree(index []ocispec.Descriptor) ([]digest.Digest, error) {
+	tree, err := manifest.ReadTree(index, func(d ocispec.Descriptor) ([]byte, error) {
+		e := in.blobs[d.Digest]
+		if e == nil {
+			return nil, nil
+		}
+		if e.size != d.Size {
+			return nil, refused("%s has %d bytes instead of %d", d.Digest, e.size, d.Size)
+		}
+		return in.bytesOf(e)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range tree.Manifests {
+		if err := in.lease.AddDocument(m.Raw, m.Digest); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range tree.Blobs {
+		if e := in.blobs[d.Digest]; e != nil && e.raw != nil {
+			if err := in.lease.AddDocument(e.raw, d.Digest); err != nil {
+				return nil, err
+			}
+		}
+		if b, ok := in.lease.Blob(d.Digest); !ok || b.Size != d.Size {
+			return nil, refused("it lacks blob %s of %d bytes, which a manifest of its index lists", d.Digest, d.Size)
+		}
+	}
+	return tree.Digests(), nil
 }
 
 func (t *topImage) pick(platform string) (*candidate, error) {

@@ -90,11 +90,12 @@ func (s *Saver) Save(ctx context.Context, r SaveRequest, w io.Writer) error {
 			return err
 		}
 	}
-	others, err := s.others(lease, all, r.AllPlatforms)
-	if err != nil {
-		return err
+	if r.AllPlatforms {
+		if err := s.families(lease, all); err != nil {
+			return err
+		}
 	}
-	files, err := s.files(all, others, r.Format)
+	files, err := s.files(all, r.Format)
 	if err != nil {
 		return err
 	}
@@ -162,11 +163,8 @@ func (s *Saver) tagsOf(text string) ([]string, error) {
 	return []string{text}, nil
 }
 
-// others are the further platforms of the images, if all are wanted.
-func (s *Saver) others(lease *images.Lease, all []*saved, wanted bool) (others []*saved, err error) {
-	if !wanted {
-		return nil, nil
-	}
+// families finds what the images' indexes lead to, and keeps that from being deleted.
+func (s *Saver) families(lease *images.Lease, all []*saved) error {
 	for _, i := range all {
 		found := images.Found{Image: i.Image}
 		if len(i.names) > 0 {
@@ -174,24 +172,19 @@ func (s *Saver) others(lease *images.Lease, all []*saved, wanted bool) (others [
 		}
 		family, err := s.Images.Family(found)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if family.Index == "" {
 			continue
 		}
-		if _, ok := lease.Blob(family.Index); !ok {
-			return nil, fault.DataLoss.Errorf("IMAGE_DAMAGED", "index %s is missing", family.Index).Hint("pull it again")
+		for _, d := range append(family.Tree.Digests(), family.Index) {
+			if _, ok := lease.Blob(d); !ok {
+				return fault.DataLoss.Errorf("IMAGE_DAMAGED", "blob %s is missing, to which index %s leads", d, family.Index).Hint("pull it again")
+			}
 		}
 		i.family = &family
-		for _, image := range family.Images {
-			other := &saved{Image: image}
-			if err := s.hold(lease, other); err != nil {
-				return nil, err
-			}
-			others = append(others, other)
-		}
 	}
-	return others, nil
+	return nil
 }
 
 // hold reads an image's documents and keeps its blobs from being deleted.
@@ -227,8 +220,7 @@ type file struct {
 
 // files lists what the archive will hold: what says what is in it comes first,
 // so that a reader knows early, then the blobs, each once.
-// The others are further platforms of them.
-func (s *Saver) files(all, others []*saved, f Format) ([]file, error) {
+func (s *Saver) files(all []*saved, f Format) ([]file, error) {
 	type document struct {
 		name  string
 		value any
@@ -260,14 +252,23 @@ func (s *Saver) files(all, others []*saved, f Format) ([]file, error) {
 			add(i.family.Index, i.family.Raw, int64(len(i.family.Raw)))
 		}
 	}
-	all = slices.Concat(all, others)
 	for _, i := range all {
 		add(i.Manifest, i.raw, int64(len(i.raw)))
 		add(i.ID, i.config, int64(len(i.config)))
+		if i.family != nil {
+			for _, m := range i.family.Tree.Manifests {
+				add(m.Digest, m.Raw, int64(len(m.Raw)))
+			}
+		}
 	}
 	for _, i := range all {
 		for _, l := range i.m.Layers {
 			add(l.Digest, nil, l.Size)
+		}
+		if i.family != nil {
+			for _, b := range i.family.Tree.Blobs {
+				add(b.Digest, nil, b.Size)
+			}
 		}
 	}
 	files = append(files, file{name: blobsDir, isDir: true})

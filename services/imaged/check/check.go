@@ -121,7 +121,7 @@ type work struct {
 // others are, the configuration, and each layer's blob and unpacked form.
 func (w *work) image(i images.Image) error {
 	sizes := map[digest.Digest]int64{}
-	ok, err := w.blob(i, i.Manifest, "", -1)
+	ok, err := w.blob(i, blob{digest: i.Manifest, size: -1, manifest: true})
 	if err != nil {
 		return err
 	}
@@ -144,11 +144,11 @@ func (w *work) image(i images.Image) error {
 		}
 		return -1
 	}
-	if _, err := w.blob(i, i.ID, "", size(i.ID)); err != nil {
+	if _, err := w.blob(i, blob{digest: i.ID, size: size(i.ID)}); err != nil {
 		return err
 	}
 	for _, l := range i.Layers {
-		ok, err := w.blob(i, l.Blob, l.DiffID, size(l.Blob))
+		ok, err := w.blob(i, blob{digest: l.Blob, diffID: l.DiffID, size: size(l.Blob)})
 		if err != nil {
 			return err
 		}
@@ -156,11 +156,51 @@ func (w *work) image(i images.Image) error {
 			return err
 		}
 	}
+	for _, ref := range w.Checker.Images.Wholes(i.ID) {
+		if err := w.beside(i, ref); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
+// beside checks the index that is kept with a name of an image, and what it leads to.
+func (w *work) beside(i images.Image, ref images.Ref) error {
+	ok, err := w.blob(i, blob{digest: ref.Index, size: -1, manifest: true})
+	if err != nil {
+		return err
+	}
+	if ok {
+		tree, err := w.Checker.Images.Tree(ref, func(d ocispec.Descriptor) (bool, error) {
+			return w.blob(i, blob{digest: d.Digest, size: d.Size, manifest: manifest.Readable(d.MediaType)})
+		})
+		if err != nil {
+			return err
+		}
+		for _, d := range tree.Blobs {
+			if _, err := w.blob(i, blob{digest: d.Digest, size: d.Size}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range ref.Tree { // what was not come by, as what lists it is bad
+		if _, err := w.blob(i, blob{digest: d, size: -1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blob is what is known of one.
+type blob struct {
+	digest, diffID digest.Digest // the latter of a layer
+	size           int64         // -1: not known
+	manifest       bool          // registries have it among their manifests
+}
+
 // blob checks a blob and reports whether it is right now.
-func (w *work) blob(i images.Image, d, diffID digest.Digest, size int64) (bool, error) {
+func (w *work) blob(i images.Image, b blob) (bool, error) {
+	d := b.digest
 	if bad, ok := w.bad[part{d, false}]; ok {
 		return !bad, nil
 	}
@@ -179,7 +219,7 @@ func (w *work) blob(i images.Image, d, diffID digest.Digest, size int64) (bool, 
 	}
 	f := Finding{Image: i.ID, Part: d, Problem: err.Error()}
 	if w.Repair {
-		f.Err = w.fetch(i, d, diffID, size)
+		f.Err = w.fetch(i, b)
 		f.Mended = f.Err == nil
 		w.bad[part{d, false}] = !f.Mended
 	}
@@ -196,14 +236,14 @@ func (w *work) found(f Finding) {
 }
 
 // fetch gets a blob from one of the registries that had the image.
-func (w *work) fetch(i images.Image, d, diffID digest.Digest, size int64) error {
+func (w *work) fetch(i images.Image, b blob) error {
 	sources := w.Checker.Images.Sources(i.ID)
 	if len(sources) == 0 {
 		return fault.FailedPrecondition.Errorf("NO_SOURCE", "the image came from no registry").Hint("load, import or build it again")
 	}
 	var errs []error
 	for _, repo := range sources {
-		err := w.fetchFrom(repo, i, d, diffID, size)
+		err := w.fetchFrom(repo, b)
 		if err == nil {
 			return nil
 		}
@@ -212,41 +252,41 @@ func (w *work) fetch(i images.Image, d, diffID digest.Digest, size int64) error 
 	return errors.Join(errs...)
 }
 
-func (w *work) fetchFrom(repo reference.Named, i images.Image, d, diffID digest.Digest, size int64) error {
-	w.Progress(d, "fetching", max(size, 0))
+func (w *work) fetchFrom(repo reference.Named, b blob) error {
+	w.Progress(b.digest, "fetching", max(b.size, 0))
 	var auth registry.Auth
 	if w.Auth != nil {
 		auth = w.Auth(reference.Domain(repo))
 	}
-	body, size, err := w.open(repo, i, d, size, auth)
+	body, size, err := w.open(repo, b, auth)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	blob, err := w.Store.Stage(d, size)
+	staged, err := w.Store.Stage(b.digest, size)
 	if err != nil {
 		return err
 	}
-	defer blob.Discard()
-	if _, err := io.Copy(blob, body); err != nil {
+	defer staged.Discard()
+	if _, err := io.Copy(staged, body); err != nil {
 		return fmt.Errorf("fetch from %s: %w", repo, err)
 	}
-	if err := errors.Join(blob.Verify(), blob.Sync()); err != nil {
+	if err := errors.Join(staged.Verify(), staged.Sync()); err != nil {
 		return err
 	}
-	return w.Checker.Images.MendBlob(blob, diffID)
+	return w.Checker.Images.MendBlob(staged, b.diffID)
 }
 
 // open begins to read a blob or manifest from a registry.
-func (w *work) open(repo reference.Named, i images.Image, d digest.Digest, size int64, auth registry.Auth) (io.ReadCloser, int64, error) {
-	if d != i.Manifest {
-		if size < 0 {
+func (w *work) open(repo reference.Named, b blob, auth registry.Auth) (io.ReadCloser, int64, error) {
+	if !b.manifest {
+		if b.size < 0 {
 			return nil, 0, fault.DataLoss.Errorf("IMAGE_DAMAGED", "its size is not known, as the manifest is missing")
 		}
-		body, err := w.Registry.Blob(w.ctx, repo, ocispec.Descriptor{Digest: d, Size: size}, 0, auth)
-		return body, size, err
+		body, err := w.Registry.Blob(w.ctx, repo, ocispec.Descriptor{Digest: b.digest, Size: b.size}, 0, auth)
+		return body, b.size, err
 	}
-	ref, err := reference.WithDigest(repo, d)
+	ref, err := reference.WithDigest(repo, b.digest)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -25,11 +25,7 @@ func (h *Hosted) AddBlob(name string, b *store.Staged, d digest.Digest) error {
 		if err := b.Sync(); err != nil {
 			return err
 		}
-		publish := func() error {
-			_, err := b.Publish()
-			return err
-		}
-		if err := lease.AddBlob(d, b.Size(), publish); err != nil {
+		if err := lease.AddBlob(b); err != nil {
 			return err
 		}
 	}
@@ -96,23 +92,17 @@ func (h *Hosted) RemoveBlob(name string, d digest.Digest) error {
 		return fault.FailedPrecondition.Errorf("BLOB_IN_USE", "blob %s is part of a manifest in repository %s", d, name).
 			Hint("delete the manifest first")
 	}
-	_, err := h.dropLoose(name, []digest.Digest{d}, false)
+	_, err := h.dropLoose(name, []digest.Digest{d})
 	return err
 }
 
 // DropLoose lets go of blobs that were pushed at least age ago and that no manifest came for. It gives the bytes that
-// this frees. A dry run changes nothing.
-func (h *Hosted) DropLoose(age time.Duration, dryRun bool) (bytes int64, err error) {
+// this frees.
+func (h *Hosted) DropLoose(age time.Duration) (bytes int64, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, r := range h.repos {
-		var old []digest.Digest
-		for d, since := range r.loose {
-			if time.Since(since) >= age {
-				old = append(old, d)
-			}
-		}
-		n, err := h.dropLoose(name, old, dryRun)
+		n, err := h.dropLoose(name, r.looseSince(age))
 		if bytes += n; err != nil {
 			return bytes, err
 		}
@@ -120,8 +110,18 @@ func (h *Hosted) DropLoose(age time.Duration, dryRun bool) (bytes int64, err err
 	return bytes, nil
 }
 
+// looseSince are the loose blobs of a repository that were pushed at least age ago.
+func (r *repo) looseSince(age time.Duration) (old []digest.Digest) {
+	for d, since := range r.loose {
+		if time.Since(since) >= age {
+			old = append(old, d)
+		}
+	}
+	return old
+}
+
 // dropLoose is for some of the loose blobs of a repository. The caller holds mu.
-func (h *Hosted) dropLoose(name string, all []digest.Digest, dryRun bool) (int64, error) {
+func (h *Hosted) dropLoose(name string, all []digest.Digest) (int64, error) {
 	if len(all) == 0 {
 		return 0, nil
 	}
@@ -129,8 +129,8 @@ func (h *Hosted) dropLoose(name string, all []digest.Digest, dryRun bool) (int64
 	for _, d := range all {
 		batch.Delete(blobKey(name, d))
 	}
-	n, err := h.Images.LetGo(&batch, all, dryRun)
-	if err == nil && !dryRun {
+	n, err := h.Images.LetGo(&batch, all)
+	if err == nil {
 		for _, d := range all {
 			delete(h.repos[name].loose, d)
 		}

@@ -136,7 +136,7 @@ func (h *Hosted) Connect(c Config) error {
 			return err
 		}
 	}
-	_, err := h.DropLoose(LooseAge, false)
+	_, err := h.DropLoose(LooseAge)
 	return err
 }
 

@@ -8,14 +8,12 @@ import (
 	"berth/services/imaged/images"
 	"berth/services/imaged/manifest"
 
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
 
-// image makes an image of a pushed manifest, whose blobs the lease holds, up to its record. Errors of kind DataLoss,
-// Unimplemented and NotFound mean that it is none that runs here.
+// image makes an image of a pushed manifest, whose blobs the lease holds, up to its record: for whatever platform it is,
+// as a pull does. Errors of kind DataLoss, Unimplemented and NotFound mean that it is none.
 func (h *Hosted) image(ctx context.Context, lease *images.Lease, p Push) (images.Image, error) {
 	m, err := manifest.Parse(p.Raw, p.MediaType)
 	if err != nil {
@@ -30,10 +28,6 @@ func (h *Hosted) image(ctx context.Context, lease *images.Lease, p Push) (images
 		return images.Image{}, err
 	}
 	if err := config.Fits(m); err != nil {
-		return images.Image{}, err
-	}
-	is := ocispec.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant}
-	if _, err := manifest.Select([]ocispec.Descriptor{{Platform: &is}}, platforms.DefaultSpec()); err != nil {
 		return images.Image{}, err
 	}
 	image := images.Image{ID: m.Config.Digest, Manifest: p.Digest, MediaType: m.MediaType, Layers: make([]images.Layer, len(m.Layers))}

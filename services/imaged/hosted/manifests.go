@@ -130,12 +130,16 @@ func (h *Hosted) Put(ctx context.Context, p Push) (Pushed, error) {
 	if err := manifestHosted.Hit(); err != nil {
 		return Pushed{}, err
 	}
-	if pushed.Image != "" {
-		err = lease.AddImage(image, h.refs(p, image.ID))
-	} else if pushed.Image = h.chosen(p, doc); pushed.Image != "" {
-		err = h.Images.Point(h.refs(p, pushed.Image))
+	ref := images.Ref{Image: pushed.Image, Target: p.Digest, Since: time.Now()}
+	if pushed.Image == "" {
+		h.choose(&ref, lease, p, doc)
+		pushed.Image = ref.Image
+		if ref.Image == "" {
+			return pushed, h.keepTags(p)
+		}
+		err = h.Images.Point(h.refs(p, ref))
 	} else {
-		return pushed, h.keepTags(p)
+		err = lease.AddImage(image, h.refs(p, ref))
 	}
 	if err == nil {
 		err = h.leaveTags(p)
@@ -214,8 +218,7 @@ func (h *Hosted) enter(p Push, m *Manifest) error {
 }
 
 // refs are the names that an image gets by a push.
-func (h *Hosted) refs(p Push, image digest.Digest) map[string]images.Ref {
-	r := images.Ref{Image: image, Target: p.Digest, Since: time.Now()}
+func (h *Hosted) refs(p Push, r images.Ref) map[string]images.Ref {
 	refs := map[string]images.Ref{h.Canonical(p.Repository) + "@" + p.Digest.String(): r}
 	for _, t := range p.Tags {
 		refs[h.Canonical(p.Repository)+":"+t] = r
@@ -223,17 +226,32 @@ func (h *Hosted) refs(p Push, image digest.Digest) map[string]images.Ref {
 	return refs
 }
 
-// chosen is the image that an index means on this host, if it is here.
-func (h *Hosted) chosen(p Push, doc document) digest.Digest {
-	if len(doc.Manifests) == 0 {
-		return ""
+// choose completes what a name means that is given to an index: the image for this host, or if there is none the first,
+// with the index and all it leads to, provided that this can be followed and is here. No image if the index lists none.
+// The caller holds mu.
+func (h *Hosted) choose(ref *images.Ref, lease *images.Lease, p Push, doc document) {
+	best, _ := manifest.Select(doc.Manifests, platforms.DefaultSpec())
+	for _, d := range doc.Manifests {
+		one, _, ok := h.Images.RefOf(h.Canonical(p.Repository) + "@" + d.Digest.String())
+		if ok && (ref.Image == "" || d.Digest == best.Digest) {
+			ref.Image = one.Image
+		}
 	}
-	d, err := manifest.Select(doc.Manifests, platforms.DefaultSpec())
+	listed, err := manifest.ParseIndex(p.Raw, p.MediaType)
+	if err != nil || ref.Image == "" {
+		return
+	}
+	tree, err := manifest.ReadTree(listed, func(d ocispec.Descriptor) ([]byte, error) { return h.Store.ReadAll(d.Digest, manifest.MaxBytes) })
 	if err != nil {
-		return ""
+		return
 	}
-	ref, _, _ := h.Images.RefOf(h.Canonical(p.Repository) + "@" + d.Digest.String())
-	return ref.Image
+	all := tree.Digests()
+	for _, d := range all {
+		if _, ok := lease.Blob(d); !ok {
+			return
+		}
+	}
+	ref.Index, ref.Tree = p.Digest, all
 }
 
 // leaveTags drops the records of tags that are names of an image from now on. The caller holds mu.

@@ -2,7 +2,7 @@ package hosted
 
 import (
 	"errors"
-	"maps"
+	"math"
 	"strings"
 	"time"
 
@@ -47,14 +47,7 @@ func (h *Hosted) RemoveManifest(name string, d digest.Digest) (images.Removal, e
 
 // removeManifest is RemoveManifest for one that is known. The caller holds mu.
 func (h *Hosted) removeManifest(name string, d digest.Digest) (images.Removal, error) {
-	var names []string
-	for n, ref := range h.Images.NamesIn(h.Canonical(name)) {
-		i, _ := h.Images.Get(ref.Image)
-		if ref.Target == d || strings.HasSuffix(n, "@"+d.String()) || i.Manifest == d && !h.has(name, ref.Target) {
-			names = append(names, n)
-		}
-	}
-	removal, err := h.Images.Unname(names...)
+	removal, err := h.Images.Unname(h.namesOf(name, func(o digest.Digest) bool { return o == d })...)
 	if err != nil {
 		return removal, err
 	}
@@ -69,7 +62,7 @@ func (h *Hosted) removeManifest(name string, d digest.Digest) (images.Removal, e
 		}
 	}
 	batch.Delete(manifestKey(name, d))
-	n, err := h.Images.LetGo(&batch, r.manifests[d].Blobs, false)
+	n, err := h.Images.LetGo(&batch, r.manifests[d].Blobs)
 	if removal.Bytes += n; err != nil {
 		return removal, err
 	}
@@ -83,110 +76,101 @@ func (h *Hosted) removeManifest(name string, d digest.Digest) (images.Removal, e
 	return removal, nil
 }
 
+// namesOf are the names in a repository that go with the manifests that goes chooses. The caller holds mu.
+func (h *Hosted) namesOf(name string, goes func(digest.Digest) bool) (all []string) {
+	for n, ref := range h.Images.NamesIn(h.Canonical(name)) {
+		i, _ := h.Images.Get(ref.Image)
+		_, own, _ := strings.Cut(n, "@")
+		target := h.has(name, ref.Target) && !goes(ref.Target)
+		if goes(ref.Target) || own != "" && goes(digest.Digest(own)) || goes(i.Manifest) && !target {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
 // has reports whether a manifest was pushed to a repository. The caller holds mu.
 func (h *Hosted) has(name string, d digest.Digest) bool {
 	r := h.repos[name]
 	return r != nil && r.manifests[d] != nil
 }
 
+// Never is an age that nothing reaches.
+const Never = time.Duration(math.MaxInt64)
+
 // Unnamed follows the removal of images' names that did not come through this package, such as by `berth rmi`: manifests
 // that go by a digest among them go, with what an index among them lists and what is about them, unless a tag still leads
 // there.
-func (h *Hosted) Unnamed(names []string) (sum images.Removal, err error) {
+func (h *Hosted) Unnamed(names []string) (images.Removal, error) { return h.sweep(names, Never) }
+
+// Prune deletes manifests that no tag leads to and that were pushed at least age ago.
+func (h *Hosted) Prune(age time.Duration) (images.Removal, error) { return h.sweep(nil, age) }
+
+// Follows is what Unnamed would do after the removal of names, and DropLoose and Prune after that.
+func (h *Hosted) Follows(names []string, age time.Duration) (f images.Follow) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for path, goes := range h.going(names, age) {
+		for d := range goes {
+			f.LetGo = append(f.LetGo, h.repos[path].manifests[d].Blobs...)
+		}
+		f.Unname = append(f.Unname, h.namesOf(path, func(d digest.Digest) bool { return goes[d] })...)
+	}
+	for _, r := range h.repos {
+		f.LetGo = append(f.LetGo, r.looseSince(age)...)
+	}
+	return f
+}
+
+// sweep deletes what is going.
+func (h *Hosted) sweep(names []string, age time.Duration) (sum images.Removal, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, n := range names {
-		repo, d, ok := strings.Cut(n, "@")
-		path, own := strings.CutPrefix(repo, h.Name+"/")
-		if !ok || !own || !h.has(path, digest.Digest(d)) {
-			continue
+	for path, goes := range h.going(names, age) {
+		for d := range goes {
+			one, failed := h.removeManifest(path, d)
+			sum.Add(one)
+			err = errors.Join(err, failed)
 		}
-		goes := h.repos[path].below(digest.Digest(d))
-		err = errors.Join(err, h.sweep(&sum, path, func(d digest.Digest, _ *Manifest) bool { return goes[d] }, false))
 	}
 	return sum, err
 }
 
-// Keeps are the blobs that Unnamed would let go of after the removal of names, each as often as it would.
-func (h *Hosted) Keeps(names []string) (all []digest.Digest) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
+// going are, by repository, the manifests that go when images lose names, with what they list and what is about them, and
+// those that were pushed at least age ago. Those stay that a tag, or a manifest that stays, leads to. The caller holds mu.
+func (h *Hosted) going(names []string, age time.Duration) map[string]map[digest.Digest]bool {
 	unnamed := map[string]bool{}
-	goes := map[string]map[digest.Digest]bool{} // by repository
+	lost := map[string][]digest.Digest{} // by repository
 	for _, n := range names {
 		unnamed[n] = true
 		repo, d, ok := strings.Cut(n, "@")
 		path, own := strings.CutPrefix(repo, h.Name+"/")
-		if !ok || !own || !h.has(path, digest.Digest(d)) {
+		if ok && own && h.has(path, digest.Digest(d)) {
+			lost[path] = append(lost[path], digest.Digest(d))
+		}
+	}
+	all := map[string]map[digest.Digest]bool{}
+	for path, r := range h.repos {
+		if len(lost[path]) == 0 && age == Never {
 			continue
 		}
-		if goes[path] == nil {
-			goes[path] = map[digest.Digest]bool{}
-		}
-		maps.Copy(goes[path], h.repos[path].below(digest.Digest(d)))
-	}
-	for path, chosen := range goes {
-		r := h.repos[path]
+		chosen := r.below(lost[path]...)
 		roots := h.tagged(path, unnamed)
-		for d := range r.manifests {
-			if !chosen[d] {
+		for d, m := range r.manifests {
+			if !chosen[d] && time.Since(m.Since) < age {
 				roots = append(roots, d)
 			}
 		}
 		stays := r.below(roots...)
-		for d := range chosen {
-			if m := r.manifests[d]; m != nil && !stays[d] {
-				all = append(all, m.Blobs...)
+		goes := map[digest.Digest]bool{}
+		for d := range r.manifests {
+			if !stays[d] {
+				goes[d] = true
 			}
 		}
+		all[path] = goes
 	}
 	return all
-}
-
-// Prune deletes manifests that no tag leads to and that were pushed at least age ago. A dry run changes nothing; the
-// bytes it gives leave out what images share with them.
-func (h *Hosted) Prune(age time.Duration, dryRun bool) (sum images.Removal, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for name := range h.repos {
-		err = errors.Join(err, h.sweep(&sum, name, func(_ digest.Digest, m *Manifest) bool { return time.Since(m.Since) >= age }, dryRun))
-	}
-	return sum, err
-}
-
-// sweep deletes the manifests of a repository that goes chooses, except those that a tag, or a manifest that stays, leads
-// to. The caller holds mu.
-func (h *Hosted) sweep(sum *images.Removal, name string, goes func(digest.Digest, *Manifest) bool, dryRun bool) error {
-	r := h.repos[name]
-	roots := h.tagged(name, nil)
-	for d, m := range r.manifests {
-		if !goes(d, m) {
-			roots = append(roots, d)
-		}
-	}
-	stays := r.below(roots...)
-	if dryRun {
-		var blobs []digest.Digest
-		for d, m := range r.manifests {
-			if !stays[d] {
-				blobs = append(blobs, m.Blobs...)
-			}
-		}
-		n, err := h.Images.LetGo(&journal.Batch{}, blobs, true)
-		sum.Bytes += n
-		return err
-	}
-	for d := range r.manifests {
-		if stays[d] {
-			continue
-		}
-		one, err := h.removeManifest(name, d)
-		sum.Untagged, sum.Deleted, sum.Bytes = append(sum.Untagged, one.Untagged...), append(sum.Deleted, one.Deleted...), sum.Bytes+one.Bytes
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // below are roots with what they list and what is about them, and so on.

@@ -26,14 +26,20 @@ type Past struct {
 	Until time.Time `json:"until"`
 }
 
-// past reads what is remembered of a name, without images that are gone. The
-// caller holds mu.
+// past reads what is remembered of a name, without images and indexes that are
+// gone. The caller holds mu.
 func (m *Images) past(name string) (all []Past) {
 	raw, ok := m.journal.Get(pastPrefix + name)
 	if !ok || json.Unmarshal(raw, &all) != nil { // a memory aid: what cannot be read is forgotten
 		return nil
 	}
-	return slices.DeleteFunc(all, func(p Past) bool { return m.images[p.Image] == nil })
+	all = slices.DeleteFunc(all, func(p Past) bool { return m.images[p.Image] == nil })
+	for i := range all {
+		if slices.ContainsFunc(all[i].pins(), func(d digest.Digest) bool { return m.blobs[d] == nil }) {
+			all[i].Index, all[i].Tree = "", nil
+		}
+	}
+	return all
 }
 
 // remember adds to batch that name no longer points to old, but to the image

@@ -102,7 +102,18 @@ type Ref struct {
 	// Index is set if the index is here that the image is in, with images for
 	// other platforms. The blob stays as long as a name has it.
 	Index digest.Digest `json:"index,omitempty"`
-	Since time.Time     `json:"since"`
+	// Tree are the manifests and blobs that the index leads to, each once, as
+	// far as they are here. They stay with it, whatever becomes of the images.
+	Tree  []digest.Digest `json:"tree,omitempty"`
+	Since time.Time       `json:"since"`
+}
+
+// pins are the blobs that are here because of the name, and not of the image.
+func (r Ref) pins() []digest.Digest {
+	if r.Index == "" {
+		return nil
+	}
+	return append([]digest.Digest{r.Index}, r.Tree...)
 }
 
 // Blob is the record of a blob.
@@ -217,8 +228,8 @@ func (m *Images) bytes(p parts) (sum int64) {
 	return sum
 }
 
-// drop commits batch together with the removal of the parts, and then deletes these; with keep, compressed layers stay
-// where the next pull finds them (store.Resume): they are left of one that did not get to its end. The caller holds mu.
+// drop commits batch together with the removal of the parts, and then deletes these; with keep, compressed layers and other
+// blobs that are no small documents stay where the next pull finds them (store.Resume): they are left of one that did not get to its end. The caller holds mu.
 func (m *Images) drop(batch *journal.Batch, p parts, keep bool) error {
 	for _, d := range p.blobs {
 		if keep {
@@ -245,7 +256,7 @@ func (m *Images) drop(batch *journal.Batch, p parts, keep bool) error {
 	var swept journal.Batch
 	for _, d := range p.blobs {
 		var err error
-		if keep && m.blobs[d].DiffID != "" {
+		if b := m.blobs[d]; keep && (b.DiffID != "" || b.Size > manifest.MaxBytes) {
 			err = m.store.Demote(d)
 		} else {
 			err = m.store.Delete(d)

@@ -8,6 +8,7 @@ import (
 	"berth/internal/fault"
 	"berth/internal/journal"
 	"berth/services/imaged/graph"
+	"berth/services/imaged/store"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -38,28 +39,22 @@ func (m *Images) Keep(batch *journal.Batch, blobs []digest.Digest) error {
 }
 
 // LetGo is the inverse of Keep: it commits batch and deletes those of the blobs that nobody needs any more. It gives
-// their size in bytes. A dry run changes nothing.
-func (m *Images) LetGo(batch *journal.Batch, blobs []digest.Digest, dryRun bool) (bytes int64, err error) {
+// their size in bytes. What it would come to, Prune tells; see Follow.
+func (m *Images) LetGo(batch *journal.Batch, blobs []digest.Digest) (bytes int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !dryRun {
-		if err := m.journal.Commit(batch, true); err != nil {
-			return 0, err
-		}
+	if err := m.journal.Commit(batch, true); err != nil {
+		return 0, err
 	}
 	m.keep(blobs, -1)
-	unused := m.unused(slices.Values(blobs), func(func(digest.Digest) bool) {})
+	unused := m.unused(slices.Values(blobs), none)
 	bytes = m.bytes(unused)
-	if dryRun {
-		m.keep(blobs, 1)
-		return bytes, nil
-	}
 	return bytes, m.drop(&journal.Batch{}, unused, false)
 }
 
 // AddBlob publishes and records a blob of unknown content, verified and on the disk, and takes hold of it.
-func (l *Lease) AddBlob(d digest.Digest, size int64, publish func() error) error {
-	return l.add(d, Blob{Size: size}, nil, "", publish)
+func (l *Lease) AddBlob(b *store.Staged) error {
+	return l.add(b.Digest(), Blob{Size: b.Size()}, nil, "", publisher(b))
 }
 
 // AddUnpacked records what blob d, which the lease holds, contains: the layer diffID, staged and on the disk.
@@ -143,26 +138,26 @@ func (m *Images) ManifestIn(repo string, d digest.Digest) (found Image, ok bool)
 	return found, ok
 }
 
-// IndexIn reports whether a name in a repository has index d beside its image.
-func (m *Images) IndexIn(repo string, d digest.Digest) (ok bool) {
+// BesideIn reports whether d is beside an image of a repository: its index, or of what that leads to.
+func (m *Images) BesideIn(repo string, d digest.Digest) (ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	m.named(repo, func(_ string, r Ref, _ *entry) bool {
-		ok = r.Index == d
+		ok = slices.Contains(r.pins(), d)
 		return !ok
 	})
 	return ok
 }
 
-// BlobIn reports whether an image of a repository needs blob d.
+// BlobIn reports whether an image of a repository needs blob d, or has it beside it.
 func (m *Images) BlobIn(repo string, d digest.Digest) (ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.blobs[d] == nil {
 		return false
 	}
-	m.named(repo, func(_ string, _ Ref, e *entry) bool {
-		if ok = e.ID == d || e.Manifest == d; ok {
+	m.named(repo, func(_ string, r Ref, e *entry) bool {
+		if ok = e.ID == d || e.Manifest == d || slices.Contains(r.Tree, d); ok {
 			return false
 		}
 		for _, l := range e.Layers {
@@ -239,7 +234,7 @@ func (m *Images) Unname(names ...string) (Removal, error) {
 		if err != nil {
 			return sum, err
 		}
-		sum.Untagged, sum.Deleted, sum.Bytes = append(sum.Untagged, r.Untagged...), append(sum.Deleted, r.Deleted...), sum.Bytes+r.Bytes
+		sum.Add(r)
 	}
 	return sum, nil
 }

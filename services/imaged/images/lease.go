@@ -99,13 +99,16 @@ func (l *Lease) AddDocument(raw []byte, d digest.Digest) error {
 // committed as the layer diffID, unless there is one already, which has to be the
 // same; fault.DataLoss if it is not.
 func (l *Lease) AddLayer(b *store.Staged, diffID digest.Digest, staged graph.Staged) error {
-	publish := func() error {
+	return l.compared(diffID, staged, func(like string) error {
+		return l.add(b.Digest(), Blob{Size: b.Size(), DiffID: diffID}, staged, like, publisher(b))
+	})
+}
+
+func publisher(b *store.Staged) func() error {
+	return func() error {
 		_, err := b.Publish()
 		return err
 	}
-	return l.compared(diffID, staged, func(like string) error {
-		return l.add(b.Digest(), Blob{Size: b.Size(), DiffID: diffID}, staged, like, publish)
-	})
 }
 
 // add is done under the lock from the publishing to the record: otherwise the
@@ -119,10 +122,12 @@ func (l *Lease) add(d digest.Digest, b Blob, staged graph.Staged, like string, p
 		return errMeanwhile
 	}
 	known := m.blobs[d] != nil
-	if !known || staged != nil {
-		if err := publish(); err != nil {
-			return err
-		}
+	if known && staged == nil { // perhaps as a layer, which says more
+		l.holdBlob(d, m.blobs[d])
+		return nil
+	}
+	if err := publish(); err != nil {
+		return err
 	}
 	var fresh *layer
 	defer func() {

@@ -69,18 +69,18 @@ func (m *Images) point(batch *journal.Batch, refs map[string]Ref, undo func()) e
 		undo()
 		return err
 	}
-	var indexes []digest.Digest // that may not be needed any more
+	var pins []digest.Digest // that may not be needed any more
 	for name, r := range refs {
 		m.pin(r, 1)
 		if old, ok := m.refs[name]; ok {
 			delete(m.images[old.Image].names, name)
 			m.pin(old, -1)
-			indexes = append(indexes, old.Index)
+			pins = append(pins, old.pins()...)
 		}
 		m.refs[name] = r
 		m.images[r.Image].names[name] = true
 	}
-	if err := m.drop(&journal.Batch{}, m.unused(slices.Values(indexes), none), false); err != nil {
+	if err := m.drop(&journal.Batch{}, m.unused(slices.Values(pins), none), false); err != nil {
 		m.log.Error("delete indexes", "error", err)
 	}
 	return nil
@@ -89,42 +89,39 @@ func (m *Images) point(batch *journal.Batch, refs map[string]Ref, undo func()) e
 // none is no layers.
 func none(func(digest.Digest) bool) {}
 
-// pin counts the index of a name. The caller holds mu.
-func (m *Images) pin(r Ref, n int) {
-	if r.Index != "" {
-		m.keep([]digest.Digest{r.Index}, n)
-	}
-}
+// pin counts the index of a name, and what is here with it. The caller holds mu.
+func (m *Images) pin(r Ref, n int) { m.keep(r.pins(), n) }
 
-// pinAll is pin for names, and gives their indexes.
-func (m *Images) pinAll(names []string, n int) (indexes []digest.Digest) {
+// pinAll is pin for names, and gives what they pin, each as often as they do.
+func (m *Images) pinAll(names []string, n int) (pins []digest.Digest) {
 	for _, name := range names {
-		m.pin(m.refs[name], n)
-		indexes = append(indexes, m.refs[name].Index)
+		pins = append(pins, m.refs[name].pins()...)
 	}
-	return indexes
+	m.keep(pins, n)
+	return pins
 }
 
-// IndexOf is the index by which the image found has others for other platforms beside it; empty if there is none.
-func (m *Images) IndexOf(found Found) digest.Digest {
+// Whole is the name by whose index the image found has others beside it: the one it was found by, or any if that was its
+// id. Without Index if there is none.
+func (m *Images) Whole(found Found) Ref {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if r, ok := m.refs[found.Name]; ok {
-		return r.Index
+		return r
 	}
 	if e := m.images[found.ID]; e != nil {
-		return m.indexOf(e)
+		return m.whole(e)
 	}
-	return ""
+	return Ref{}
 }
 
-func (m *Images) indexOf(e *entry) digest.Digest {
+func (m *Images) whole(e *entry) Ref {
 	for _, name := range slices.Sorted(maps.Keys(e.names)) {
-		if index := m.refs[name].Index; index != "" {
-			return index
+		if r := m.refs[name]; r.Index != "" {
+			return r
 		}
 	}
-	return ""
+	return Ref{}
 }
 
 // WithManifest is the image that came with manifest d, if it is here.
@@ -149,7 +146,8 @@ func (m *Images) Tag(id digest.Digest, named reference.Named) error {
 	if m.images[id] == nil {
 		return notFound(id.String())
 	}
-	ref := Ref{Image: id, Index: m.indexOf(m.images[id]), Since: time.Now()}
+	whole := m.whole(m.images[id])
+	ref := Ref{Image: id, Index: whole.Index, Tree: whole.Tree, Since: time.Now()}
 	if err := m.name(&journal.Batch{}, map[string]Ref{Key(named): ref}, func() {}); err != nil {
 		return err
 	}
@@ -165,8 +163,8 @@ func (m *Images) Pushed(id digest.Digest, named reference.Named, target digest.D
 	}
 	name := reference.TrimNamed(named).Name() + "@" + target.String()
 	r := Ref{Image: id, Target: target, Since: time.Now()}
-	if index := m.indexOf(m.images[id]); index == target {
-		r.Index = index
+	if whole := m.whole(m.images[id]); whole.Index == target {
+		r.Index, r.Tree = whole.Index, whole.Tree
 	}
 	return m.name(&journal.Batch{}, map[string]Ref{name: r}, func() {})
 }
@@ -246,6 +244,11 @@ type Removal struct {
 	Untagged []string        // canonical names
 	Deleted  []digest.Digest // ids of images, diff ids of layers
 	Bytes    int64           // of blobs and layers that went
+}
+
+// Add adds what another one did.
+func (r *Removal) Add(o Removal) {
+	r.Untagged, r.Deleted, r.Bytes = append(r.Untagged, o.Untagged...), append(r.Deleted, o.Deleted...), r.Bytes+o.Bytes
 }
 
 // Remove takes away the name that text is, and with the last tag the image. If
@@ -331,8 +334,9 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 			return Removal{}, err
 		}
 	}
-	indexes := m.pinAll(names, -1)
-	if err := m.drop(&batch, m.unused(slices.Values(indexes), none), false); err != nil {
+	unused := m.unused(slices.Values(m.pinAll(names, -1)), none)
+	r := Removal{Untagged: names, Bytes: m.bytes(unused)}
+	if err := m.drop(&batch, unused, false); err != nil {
 		if _, ok := m.journal.Get(refPrefix + names[0]); ok { // nothing was written
 			m.pinAll(names, 1)
 			return Removal{}, err
@@ -340,7 +344,7 @@ func (m *Images) remove(e *entry, names []string, whole bool) (Removal, error) {
 		m.log.Error("delete indexes", "image", e.ID, "error", err)
 	}
 	m.forget(e, names)
-	return Removal{Untagged: names}, nil
+	return r, nil
 }
 
 // removeWhole deletes images with all their names, and what only they needed.

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"slices"
 	"strings"
 
 	"berth/internal/fault"
@@ -12,29 +13,89 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Family is an image for several platforms, all of which are here.
+// Family is an index and all it leads to: images for several platforms, and what else it lists.
 type Family struct {
 	Index     digest.Digest
 	MediaType string
 	Raw       []byte // the index
-	Images    []Image
-	Platforms []ocispec.Platform // of each of them
+	Tree      manifest.Tree
 }
 
-// Family gives the image found with all its platforms. An image for one platform is alone, without an index. NotFound
-// if one of the platforms is not here.
+// Family gives the index that the image found came with. An image that came alone has none. NotFound if something of it
+// is not here.
 func (m *Images) Family(found Found) (Family, error) {
-	index := m.IndexOf(found)
-	if index == "" {
-		return Family{Images: []Image{found.Image}}, nil
+	ref := m.Whole(found)
+	if ref.Index == "" {
+		return Family{}, nil
 	}
-	f, missing, err := m.relatives(index)
-	if err == nil && len(missing) > 0 {
+	f, listed, err := m.index(ref.Index)
+	if err != nil {
+		return f, err
+	}
+	var missing []string
+	for _, d := range listed {
+		if !slices.Contains(ref.Tree, d.Digest) {
+			missing = append(missing, manifest.Called(d))
+		}
+	}
+	if len(missing) > 0 {
 		name := Familiar(found.Name)
-		err = fault.NotFound.Errorf("PLATFORM_NOT_FOUND", "image %s is not here for %s", name, strings.Join(missing, ", ")).
+		return f, fault.NotFound.Errorf("PLATFORM_NOT_FOUND", "image %s is not here whole, it lacks %s", name, strings.Join(missing, ", ")).
 			With("image", name).Hint("`berth pull --all-platforms` fetches what is missing")
 	}
+	f.Tree, err = m.tree(ref, listed, func(ocispec.Descriptor) (bool, error) { return true, nil })
 	return f, err
+}
+
+// Wholes are the names of an image that have an index beside it, one for each.
+func (m *Images) Wholes(id digest.Digest) (all []Ref) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	e := m.images[id]
+	if e == nil {
+		return nil
+	}
+	for name := range e.names {
+		r := m.refs[name]
+		if r.Index != "" && !slices.ContainsFunc(all, func(o Ref) bool { return o.Index == r.Index }) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// Tree reads what the index of a name leads to, as far as it is here and good says that it can be read.
+func (m *Images) Tree(ref Ref, good func(ocispec.Descriptor) (bool, error)) (manifest.Tree, error) {
+	_, listed, err := m.index(ref.Index)
+	if err != nil {
+		return manifest.Tree{}, err
+	}
+	return m.tree(ref, listed, good)
+}
+
+func (m *Images) tree(ref Ref, listed []ocispec.Descriptor, good func(ocispec.Descriptor) (bool, error)) (manifest.Tree, error) {
+	return manifest.ReadTree(listed, func(d ocispec.Descriptor) ([]byte, error) {
+		if !slices.Contains(ref.Tree, d.Digest) {
+			return nil, nil
+		}
+		if ok, err := good(d); err != nil || !ok {
+			return nil, err
+		}
+		return m.store.ReadAll(d.Digest, manifest.MaxBytes)
+	})
+}
+
+// index reads an index.
+func (m *Images) index(d digest.Digest) (f Family, listed []ocispec.Descriptor, err error) {
+	f.Index = d
+	if f.Raw, err = m.store.ReadAll(d, manifest.MaxBytes); err != nil {
+		return f, nil, err
+	}
+	if f.MediaType, err = registry.CheckManifest(f.Raw, ""); err != nil {
+		return f, nil, err
+	}
+	listed, err = manifest.ParseIndex(f.Raw, f.MediaType)
+	return f, listed, err
 }
 
 // For gives the image found, or the one for a platform that it has beside it. NotFound if there is none.
@@ -50,14 +111,15 @@ func (m *Images) For(found Found, text string) (Image, error) {
 	if manifest.RunsOn(info.Config, want) {
 		return found.Image, nil
 	}
-	if index := m.IndexOf(found); index != "" {
-		f, _, err := m.relatives(index)
+	if index := m.Whole(found).Index; index != "" {
+		_, listed, err := m.index(index)
 		if err != nil {
 			return Image{}, err
 		}
-		for i, p := range f.Platforms {
-			if platforms.Only(want).Match(p) {
-				return f.Images[i], nil
+		for _, d := range listed {
+			i, ok := m.WithManifest(d.Digest)
+			if ok && manifest.Runnable(d) && platforms.Only(want).Match(*d.Platform) {
+				return i, nil
 			}
 		}
 	}
@@ -67,31 +129,4 @@ func (m *Images) For(found Found, text string) (Image, error) {
 	}
 	return Image{}, fault.NotFound.Errorf("PLATFORM_NOT_FOUND", "image %s is here for %s/%s, not for %s", name, info.Config.OS, info.Config.Architecture, text).
 		With("image", name)
-}
-
-// relatives are the images of an index that are here, and the platforms of those that are not.
-func (m *Images) relatives(index digest.Digest) (f Family, missing []string, err error) {
-	f.Index = index
-	if f.Raw, err = m.store.ReadAll(index, manifest.MaxBytes); err != nil {
-		return f, nil, err
-	}
-	if f.MediaType, err = registry.CheckManifest(f.Raw, ""); err != nil {
-		return f, nil, err
-	}
-	descs, err := manifest.ParseIndex(f.Raw, f.MediaType)
-	if err != nil {
-		return f, nil, err
-	}
-	for _, d := range descs {
-		if !manifest.Runnable(d) {
-			continue
-		}
-		i, ok := m.WithManifest(d.Digest)
-		if !ok {
-			missing = append(missing, platforms.Format(*d.Platform))
-			continue
-		}
-		f.Images, f.Platforms = append(f.Images, i), append(f.Platforms, *d.Platform)
-	}
-	return f, missing, nil
 }

@@ -25,9 +25,14 @@ type Rules struct {
 	Match func(Info) bool
 	// DryRun only tells what would go.
 	DryRun bool
-	// LetGo are blobs that others need (see Keep) and will let go of after the
-	// removal, each as often as they do: a dry run counts them in.
-	LetGo []digest.Digest
+	// Follows is what others will do after the removal: a dry run counts it in.
+	Follows Follow
+}
+
+// Follow is what goes because images or their names do.
+type Follow struct {
+	LetGo  []digest.Digest // blobs that others need (see Keep), each as often as they let go of it
+	Unname []string        // names, each once, as for Images.Unname
 }
 
 // pruneChunk is how many images go with one record: as a batch of the journal
@@ -40,16 +45,14 @@ func (m *Images) Prune(r Rules) (Removal, error) {
 	defer m.mu.Unlock()
 	chosen := m.choose(r)
 	if r.DryRun {
-		return m.preview(chosen, r.LetGo), nil
+		return m.preview(chosen, r.Follows), nil
 	}
 	var sum Removal
 	var errs []error
 	for some := range slices.Chunk(chosen, pruneChunk) {
 		removed, err := m.removeWhole(some)
 		errs = append(errs, err)
-		sum.Untagged = append(sum.Untagged, removed.Untagged...)
-		sum.Deleted = append(sum.Deleted, removed.Deleted...)
-		sum.Bytes += removed.Bytes
+		sum.Add(removed)
 	}
 	return sum, errors.Join(errs...)
 }
@@ -80,7 +83,7 @@ func (m *Images) Collect(need int64, protect func(Info) bool) (Removal, error) {
 		if err != nil {
 			return sum, err
 		}
-		sum.Untagged, sum.Deleted, sum.Bytes = append(sum.Untagged, r.Untagged...), append(sum.Deleted, r.Deleted...), sum.Bytes+r.Bytes
+		sum.Add(r)
 	}
 	return sum, nil
 }
@@ -152,22 +155,26 @@ func (i Info) onlyIn(want func(string) bool) bool {
 	return len(repos) > 0
 }
 
-// preview tells what removing the images would come to, others letting go of blobs.
-func (m *Images) preview(chosen []*entry, letGo []digest.Digest) (r Removal) {
+// preview tells what removing the images would come to, with what follows.
+func (m *Images) preview(chosen []*entry, after Follow) (r Removal) {
+	chosen, names := m.following(chosen, after.Unname)
 	blobs, layers := map[digest.Digest]int{}, map[digest.Digest]int{}
-	for _, d := range letGo {
-		blobs[d]++
+	count := func(all []digest.Digest, of map[digest.Digest]int) {
+		for _, d := range all {
+			of[d]++
+		}
 	}
+	count(after.LetGo, blobs)
 	for _, e := range chosen {
-		r.Untagged = append(r.Untagged, slices.Sorted(maps.Keys(e.names))...)
+		names = append(names, slices.Sorted(maps.Keys(e.names))...)
 		r.Deleted = append(r.Deleted, e.ID)
-		for _, d := range e.Blobs() {
-			blobs[d]++
-		}
-		for _, d := range e.diffIDs() {
-			layers[d]++
-		}
+		count(e.Blobs(), blobs)
+		count(e.diffIDs(), layers)
 	}
+	for _, n := range names {
+		count(m.refs[n].pins(), blobs)
+	}
+	r.Untagged = names
 	for d, n := range blobs {
 		if b := m.blobs[d]; b != nil && b.count == n {
 			r.Bytes += b.Size
@@ -180,4 +187,27 @@ func (m *Images) preview(chosen []*entry, letGo []digest.Digest) (r Removal) {
 		}
 	}
 	return r
+}
+
+// following are the chosen images with those that go when names are taken away as well, and the names among these of
+// images that stay.
+func (m *Images) following(chosen []*entry, unname []string) (goes []*entry, names []string) {
+	lost := map[*entry][]string{}
+	for _, n := range unname {
+		if r, ok := m.refs[n]; ok {
+			e := m.images[r.Image]
+			lost[e] = append(lost[e], n)
+		}
+	}
+	for _, e := range chosen {
+		delete(lost, e)
+	}
+	for e, some := range lost {
+		if len(some) == len(e.names) && e.users == 0 {
+			chosen = append(chosen, e)
+		} else {
+			names = append(names, some...)
+		}
+	}
+	return chosen, names
 }

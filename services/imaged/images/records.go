@@ -82,7 +82,7 @@ func decodeRef(raw []byte) (r Ref, err error) {
 	s.lit(`,"since":"`)
 	since := s.time()
 	if s.lit(`}`); s.done() {
-		return Ref{digest.Digest(image), digest.Digest(target), digest.Digest(index), since}, nil
+		return Ref{Image: digest.Digest(image), Target: digest.Digest(target), Index: digest.Digest(index), Since: since}, nil
 	}
 	return r, json.Unmarshal(raw, &r)
 }

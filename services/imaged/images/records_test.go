@@ -20,7 +20,7 @@ func TestRecords(t *testing.T) {
 	for _, v := range []any{
 		Blob{}, Blob{Size: 1}, Blob{Size: 1<<63 - 1}, Blob{Size: -1}, Blob{Size: 999_999_999_999_999_999, DiffID: long}, Blob{Gone: true}, Blob{DiffID: "a\\\"b"},
 		graph.Layer{}, graph.Layer{Name: "1z", Bytes: 5, Entries: 7}, graph.Layer{Name: "é", RootSet: true}, graph.Layer{Name: "<", RootOpaque: true},
-		Ref{}, Ref{Image: d, Since: now}, Ref{Image: d, Index: long, Since: now}, Ref{Image: d, Target: d, Index: long, Since: now}, Ref{Image: d, Target: long, Since: created}, Ref{Image: "\n\x7f", Since: now.UTC()},
+		Ref{}, Ref{Image: d, Since: now}, Ref{Image: d, Index: long, Since: now}, Ref{Image: d, Index: long, Tree: []digest.Digest{d, long}, Since: now}, Ref{Image: d, Target: d, Index: long, Since: now}, Ref{Image: d, Target: long, Since: created}, Ref{Image: "\n\x7f", Since: now.UTC()},
 		Image{}, Image{ID: d, Manifest: d, MediaType: "application/vnd.oci.image.manifest.v1+json", Layers: layers, Stored: now},
 		Image{ID: d, Layers: layers[:1], Summary: &Summary{}}, Image{ID: d, Layers: []Layer{}, Summary: &Summary{Created: &created}},
 		Image{ID: d, MediaType: "x/y", Summary: &Summary{Created: &created, Labels: map[string]string{"a": "b"}}},

@@ -23,14 +23,14 @@ func Platform(text string) (ocispec.Platform, error) {
 }
 
 // Select finds the manifest in an index that runs best on platform want. It
-// takes a compatible older variant (arm64 runs arm/v7) but never another OS.
-// Attestations, which builders list under the platform "unknown", never match.
+// takes a compatible older variant (arm64 runs arm/v7) but never another OS, and nothing
+// of which the index says that it is no image.
 func Select(index []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descriptor, error) {
 	matcher := platforms.Only(want)
 	best := -1
 	var known []string
 	for i, d := range index {
-		if d.Platform == nil {
+		if d.Platform == nil || isArtifact(d) {
 			continue
 		}
 		known = append(known, platforms.Format(*d.Platform))
@@ -55,7 +55,8 @@ func RunsOn(c Config, want ocispec.Platform) bool {
 	return c.OS == want.OS && c.Architecture == want.Architecture && (want.Variant == "" || c.Variant == "" || c.Variant == want.Variant)
 }
 
-// Runnable leaves out attestations, which builders list under the platform "unknown", and what names no platform.
+// Runnable leaves out attestations, which builders list under the platform "unknown", other artifacts, and what names no
+// platform.
 func Runnable(d ocispec.Descriptor) bool {
-	return d.Platform != nil && d.Platform.OS != "" && d.Platform.OS != "unknown"
+	return d.Platform != nil && d.Platform.OS != "" && d.Platform.OS != "unknown" && !isArtifact(d)
 }

@@ -22,22 +22,29 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// fetches are the layers under way, by the digest of the compressed blob.
+// fetches are the blobs under way.
 type fetches struct {
 	mu        sync.Mutex
-	running   map[digest.Digest]*fetch
-	ending    map[digest.Digest]*fetch // given up by all, not yet tidied up
+	running   map[wanted]*fetch
+	ending    map[wanted]*fetch // given up by all, not yet tidied up
 	downloads *gate.Gate
 	unpacks   *gate.Gate
 	work      sync.WaitGroup // what goes on in the background
 }
 
-// fetch is one layer on its way, for everybody who wants it. It is cancelled
+// wanted is a blob, compressed as it is if it is a layer.
+type wanted struct {
+	digest digest.Digest
+	layer  bool // to be unpacked
+}
+
+// fetch is one blob on its way, for everybody who wants it. It is cancelled
 // when the last of them has left. Its lease keeps the result until each has
 // taken hold of it.
 type fetch struct {
+	wanted
 	cancel context.CancelFunc
-	before *fetch // given up, but what it keeps of the layer is to be gone on with
+	before *fetch // given up, but what it keeps of the blob is to be gone on with
 	lease  *images.Lease
 	done   chan struct{} // closed when the fields below are set
 	diffID digest.Digest
@@ -58,20 +65,40 @@ func (p *Puller) layer(ctx context.Context, r Request, lease *images.Lease, desc
 		r.Progress(Progress{Layer: desc.Digest, State: Exists, Current: desc.Size, Total: desc.Size})
 		return diffID, 0, nil
 	}
-	f, leave := p.join(r, desc)
+	f, leave := p.join(r, desc, true)
 	defer leave()
-	select {
-	case <-ctx.Done():
-		return "", 0, context.Cause(ctx)
-	case <-f.done:
-	}
-	if f.err != nil {
-		return "", 0, f.err
+	if err := f.wait(ctx); err != nil {
+		return "", 0, err
 	}
 	if _, ok := p.have(lease, desc); !ok {
 		return "", 0, fault.Internal.Errorf("LAYER_VANISHED", "layer %s vanished while it was pulled", desc.Digest)
 	}
 	return f.diffID, f.fetched, nil
+}
+
+// blob makes sure that a blob is in the store, whatever it is, and gives the number of bytes that were fetched for it.
+func (p *Puller) blob(ctx context.Context, r Request, lease *images.Lease, desc ocispec.Descriptor) (int64, error) {
+	if b, ok := lease.Blob(desc.Digest); ok && b.Size == desc.Size {
+		return 0, nil
+	}
+	f, leave := p.join(r, desc, false)
+	defer leave()
+	if err := f.wait(ctx); err != nil {
+		return 0, err
+	}
+	if _, ok := lease.Blob(desc.Digest); !ok {
+		return 0, fault.Internal.Errorf("BLOB_VANISHED", "blob %s vanished while it was pulled", desc.Digest)
+	}
+	return f.fetched, nil
+}
+
+func (f *fetch) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-f.done:
+		return f.err
+	}
 }
 
 // have takes hold of a layer that is complete: blob and unpacked.
@@ -84,22 +111,23 @@ func (p *Puller) have(lease *images.Lease, desc ocispec.Descriptor) (digest.Dige
 	return b.DiffID, ok
 }
 
-// join gives the fetch of a layer, starting it if there is none. The caller
-// calls leave when it has what it wants, or no longer wants it.
-func (p *Puller) join(r Request, desc ocispec.Descriptor) (f *fetch, leave func()) {
+// join gives the fetch of a blob, as a layer or as it is, starting it if there is
+// none. The caller calls leave when it has what it wants, or no longer wants it.
+func (p *Puller) join(r Request, desc ocispec.Descriptor, layer bool) (f *fetch, leave func()) {
 	p.fetches.mu.Lock()
 	defer p.fetches.mu.Unlock()
-	f = p.fetches.running[desc.Digest]
+	w := wanted{desc.Digest, layer}
+	f = p.fetches.running[w]
 	if f == nil {
 		// Not the context of whoever happens to come first.
 		ctx, cancel := context.WithCancel(context.Background())
-		f = &fetch{cancel: cancel, before: p.fetches.ending[desc.Digest], lease: p.Images.DownloadLease(), done: make(chan struct{}), watch: map[int]func(Progress){},
+		f = &fetch{wanted: w, cancel: cancel, before: p.fetches.ending[w], lease: p.Images.DownloadLease(), done: make(chan struct{}), watch: map[int]func(Progress){},
 			last: Progress{Layer: desc.Digest, State: Waiting, Total: desc.Size}}
-		p.fetches.running[desc.Digest] = f
+		p.fetches.running[w] = f
 		p.fetches.work.Go(func() { p.run(ctx, f, r, desc) })
 	}
 	id := f.add(r.Progress)
-	return f, func() { p.leave(f, desc.Digest, id) }
+	return f, func() { p.leave(f, id) }
 }
 
 func (f *fetch) add(progress func(Progress)) int {
@@ -112,7 +140,7 @@ func (f *fetch) add(progress func(Progress)) int {
 	return id
 }
 
-func (p *Puller) leave(f *fetch, d digest.Digest, id int) {
+func (p *Puller) leave(f *fetch, id int) {
 	p.fetches.mu.Lock()
 	defer p.fetches.mu.Unlock()
 	f.mu.Lock()
@@ -122,16 +150,16 @@ func (p *Puller) leave(f *fetch, d digest.Digest, id int) {
 	if !last {
 		return
 	}
-	if p.fetches.running[d] == f {
-		delete(p.fetches.running, d)
-		p.fetches.ending[d] = f
+	if p.fetches.running[f.wanted] == f {
+		delete(p.fetches.running, f.wanted)
+		p.fetches.ending[f.wanted] = f
 	}
 	f.cancel()
 	p.fetches.work.Go(func() { // the fetching may take a moment to notice
 		<-f.done
 		p.fetches.mu.Lock()
-		if p.fetches.ending[d] == f {
-			delete(p.fetches.ending, d)
+		if p.fetches.ending[f.wanted] == f {
+			delete(p.fetches.ending, f.wanted)
 		}
 		p.fetches.mu.Unlock()
 		f.lease.Release()
@@ -159,13 +187,13 @@ func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Desc
 	defer close(f.done)
 	defer func() { // the archive comes from strangers: a bug in a parser must not end the daemon
 		if v := recover(); v != nil {
-			f.err = fault.Internal.Errorf("PANIC", "layer %s: %v", desc.Digest, v)
+			f.err = fault.Internal.Errorf("PANIC", "blob %s: %v", desc.Digest, v)
 		}
 		if f.err != nil {
 			p.fetches.mu.Lock()
 			defer p.fetches.mu.Unlock()
-			if p.fetches.running[desc.Digest] == f {
-				delete(p.fetches.running, desc.Digest)
+			if p.fetches.running[f.wanted] == f {
+				delete(p.fetches.running, f.wanted)
 			}
 		}
 	}()
@@ -175,7 +203,11 @@ func (p *Puller) run(ctx context.Context, f *fetch, r Request, desc ocispec.Desc
 	}
 	f.diffID, f.err = p.fetch(ctx, f, r, desc)
 	if f.err != nil {
-		f.err = fmt.Errorf("layer %s: %w", desc.Digest.Encoded()[:12], f.err)
+		what := "blob"
+		if f.layer {
+			what = "layer"
+		}
+		f.err = fmt.Errorf("%s %s: %w", what, desc.Digest.Encoded()[:12], f.err)
 		return
 	}
 	f.report(Done, desc.Size)
@@ -191,7 +223,7 @@ func (f *fetch) report(s State, current int64) {
 	}
 }
 
-// fetch makes a layer visible. If what an earlier pull left of it turns out to
+// fetch makes a blob visible. If what an earlier pull left of it turns out to
 // be damaged, it is fetched once more from the beginning.
 func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) (digest.Digest, error) {
 	diffID, resumed, err := p.fetchOnce(ctx, f, r, desc)
@@ -201,8 +233,8 @@ func (p *Puller) fetch(ctx context.Context, f *fetch, r Request, desc ocispec.De
 	return diffID, err
 }
 
-// fetchOnce downloads and unpacks a layer at the same time and makes it
-// visible: both to disk, blob, layer, record. It reports whether it went on
+// fetchOnce downloads a blob, unpacks it at the same time if it is a layer, and makes
+// it visible: both to disk, blob, layer, record. It reports whether it went on
 // with what an earlier pull left.
 func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispec.Descriptor) (_ digest.Digest, resumed bool, err error) {
 	blob, err := p.Store.Resume(desc.Digest, desc.Size)
@@ -228,6 +260,10 @@ func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispe
 	defer spool.Free()
 	unpacked := make(chan unpackedLayer, 1)
 	go func() {
+		if !f.layer {
+			unpacked <- unpackedLayer{}
+			return
+		}
 		u := p.unpack(ctx, spool.Reader())
 		if u.err != nil {
 			cancel(u.err) // no use in downloading the rest
@@ -252,6 +288,9 @@ func (p *Puller) fetchOnce(ctx context.Context, f *fetch, r Request, desc ocispe
 	}
 	if err != nil || u.err != nil {
 		return "", resumed, context.Cause(ctx) // whichever failed first; the other is its echo
+	}
+	if !f.layer {
+		return "", resumed, f.lease.AddBlob(blob)
 	}
 	if err := u.staged.Sync(); err != nil {
 		return "", resumed, err

@@ -70,7 +70,7 @@ type Puller struct {
 // New makes a puller.
 func New(c Config) *Puller {
 	p := &Puller{Config: c}
-	p.fetches = fetches{running: map[digest.Digest]*fetch{}, ending: map[digest.Digest]*fetch{}, downloads: gate.New(c.Downloads), unpacks: gate.New(c.Unpacks)}
+	p.fetches = fetches{running: map[wanted]*fetch{}, ending: map[wanted]*fetch{}, downloads: gate.New(c.Downloads), unpacks: gate.New(c.Unpacks)}
 	return p
 }
 
@@ -99,8 +99,8 @@ type Request struct {
 	Name     reference.Named // with tag or digest
 	Platform string          // "os/arch[/variant]"; empty: the host's
 	Auth     registry.Auth
-	// keepIndex keeps the index that the platform is picked from, too.
-	keepIndex bool
+	// whole is the index that the name means, fetched before and to be kept; nil: only one platform is.
+	whole *whole
 	// Progress is called whenever a layer changes its state or has moved on a
 	// little; from several goroutines, so it must be quick and safe for that.
 	// May be nil.
@@ -155,18 +155,12 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	lease := p.Images.DownloadLease()
 	defer lease.Release()
 
-	raw, desc, err := p.Registry.Manifest(ctx, r.Name, r.Auth)
+	raw, desc, err := p.named(ctx, r)
 	if err != nil {
 		return Result{}, err
 	}
-	target, index := desc.Digest, digest.Digest("")
+	target := desc.Digest
 	if registry.IsIndex(desc.MediaType) {
-		if r.keepIndex {
-			index = target
-			if err := lease.AddDocument(raw, index); err != nil {
-				return Result{}, err
-			}
-		}
 		if raw, desc, err = p.pick(ctx, r, raw, desc, platform); err != nil {
 			return Result{}, err
 		}
@@ -185,11 +179,27 @@ func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	image.Manifest, image.MediaType = desc.Digest, m.MediaType
 	result := Result{Name: r.Name, Image: image, Target: target, Downloaded: downloaded, UpToDate: p.current(r.Name, image)}
 	refs := images.Names(r.Name, image.ID, target)
+	if r.whole == nil {
+		return result, lease.AddImage(image, refs)
+	}
+	tree, downloaded, err := p.tree(ctx, r, lease)
+	if err != nil {
+		return Result{}, err
+	}
+	result.Downloaded += downloaded
 	for name, ref := range refs {
-		ref.Index = index
+		ref.Index, ref.Tree = target, tree
 		refs[name] = ref
 	}
 	return result, lease.AddImage(image, refs)
+}
+
+// named fetches what the name means, unless that was done.
+func (p *Puller) named(ctx context.Context, r Request) ([]byte, ocispec.Descriptor, error) {
+	if r.whole != nil {
+		return r.whole.raw, r.whole.desc, nil
+	}
+	return p.Registry.Manifest(ctx, r.Name, r.Auth)
 }
 
 // check verifies that what was fetched may be used, by the digest of its bytes: all that comes next is fetched by digests
@@ -289,7 +299,7 @@ func (p *Puller) document(ctx context.Context, r Request, lease *images.Lease, d
 	defer body.Close()
 	raw, err := io.ReadAll(io.LimitReader(body, manifest.MaxBytes))
 	if err != nil {
-		return nil, fmt.Errorf("fetch image configuration: %w", err)
+		return nil, fmt.Errorf("fetch %s: %w", desc.Digest, err)
 	}
 	return raw, lease.AddDocument(raw, desc.Digest)
 }

@@ -256,7 +256,7 @@ func TestF22SharedLayersAreFetchedOnce(t *testing.T) {
 func (r *rig) waiting(d digest.Digest) int {
 	r.puller.fetches.mu.Lock()
 	defer r.puller.fetches.mu.Unlock()
-	f := r.puller.fetches.running[d]
+	f := r.puller.fetches.running[wanted{d, true}]
 	if f == nil {
 		return 0
 	}

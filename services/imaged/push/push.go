@@ -93,9 +93,8 @@ func (p *Pusher) Push(ctx context.Context, r Request) (Result, error) {
 	return result, p.Images.Pushed(found.ID, r.Name, result.Digest)
 }
 
-// family pushes all images of an index, by digest, and then the index. A registry takes it only with all it lists, so
-// that one with attestations, which are not kept here, may be refused.
-func (p *Pusher) family(ctx context.Context, r Request, found images.Found) (sum Result, err error) {
+// family pushes all that an index leads to, and then the index: a registry takes it only with all it lists.
+func (p *Pusher) family(ctx context.Context, r Request, found images.Found) (result Result, err error) {
 	f, err := p.Images.Family(found)
 	if err != nil {
 		return Result{}, err
@@ -103,19 +102,23 @@ func (p *Pusher) family(ctx context.Context, r Request, found images.Found) (sum
 	if f.Index == "" {
 		return p.image(ctx, r, found.Image, r.Name)
 	}
-	for _, image := range f.Images {
-		name, err := reference.WithDigest(reference.TrimNamed(r.Name), image.Manifest)
-		if err != nil {
-			return Result{}, err
-		}
-		one, err := p.image(ctx, r, image, name)
-		if err != nil {
-			return Result{}, err
-		}
-		sum.Size, sum.Uploaded = sum.Size+one.Size, sum.Uploaded+one.Uploaded
+	lease := p.Images.Lease()
+	defer lease.Release()
+	result.Size, result.Uploaded, err = p.blobs(ctx, r, lease, f.Tree.Blobs, p.mountFrom(found.ID, r.Name))
+	if err != nil {
+		return Result{}, err
 	}
-	sum.Digest, err = p.Registry.PushManifest(ctx, r.Name, f.MediaType, f.Raw, r.Auth)
-	return sum, err
+	for _, m := range f.Tree.Manifests {
+		name, err := reference.WithDigest(reference.TrimNamed(r.Name), m.Digest)
+		if err != nil {
+			return Result{}, err
+		}
+		if _, err := p.Registry.PushManifest(ctx, name, m.MediaType, m.Raw, r.Auth); err != nil {
+			return Result{}, err
+		}
+	}
+	result.Digest, err = p.Registry.PushManifest(ctx, r.Name, f.MediaType, f.Raw, r.Auth)
+	return result, err
 }
 
 // image pushes one image under a name.

@@ -171,12 +171,9 @@ func (c *copier) first(d digest.Digest) bool {
 	return !was
 }
 
-// maxNested is how deep indexes may stand in one another.
-const maxNested = 4
-
 // manifest copies doc with all it names and stores it as to.
 func (c *copier) manifest(ctx context.Context, doc document, to Place, depth int) error {
-	if depth > maxNested {
+	if depth > manifest.MaxNested {
 		return fault.DataLoss.Errorf("BAD_IMAGE", "image refused: indexes in indexes in indexes")
 	}
 	var err error

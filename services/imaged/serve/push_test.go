@@ -5,12 +5,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"berth/internal/faultpoint"
+	"berth/services/imaged/hosted"
 	"berth/services/imaged/images"
 	"berth/services/imaged/store"
 
@@ -61,7 +63,7 @@ func TestPushMakesImages(t *testing.T) {
 	r.want(r.do("GET", "/v2/team/app/manifests/"+i.desc.Digest.String(), ""), 404, manifestUnknown)
 	r.want(r.do("GET", "/v2/other/manifests/v1", ""), 200, "")
 	r.want(r.do("DELETE", "/v2/other/manifests/"+digest.FromString(m).String(), ""), 202, "")
-	_, err = r.hosted.DropLoose(0, false)
+	_, err = r.hosted.DropLoose(0)
 	r.check(err)
 	r.wantFiles(0, 0, 0)
 	if n := len(r.images.List()); n != 0 {
@@ -69,8 +71,8 @@ func TestPushMakesImages(t *testing.T) {
 	}
 }
 
-// TestPushIndex: an index stands for the image for this host; those for others are kept as they are, and stay while the
-// index does.
+// TestPushIndex: an index stands for the image for this host; those for others are images too, named by digest, and all of
+// it stays while the index does.
 func TestPushIndex(t *testing.T) {
 	r := newRig(t, anybody())
 	own, other := r.arch()
@@ -87,14 +89,20 @@ func TestPushIndex(t *testing.T) {
 	if err != nil || found.ID != mine.config.Digest {
 		t.Errorf("the index means %+v, %v", found, err)
 	}
-	if n := len(r.images.List()); n != 1 {
-		t.Errorf("%d images, want the one for this host", n)
+	if i, err := r.images.For(found, "linux/"+other); err != nil || i.ID != theirs.config.Digest {
+		t.Errorf("for %s it means %+v, %v", other, i, err)
 	}
 	r.restart()
+	if f, err := r.images.Family(found); err != nil || f.Index != digest.FromBytes(raw) || len(f.Tree.Manifests) != 2 {
+		t.Errorf("the family is %+v, %v", f, err)
+	}
+	if n := len(r.images.List()); n != 2 {
+		t.Errorf("%d images, want those of both platforms", n)
+	}
 	if a := r.do("GET", "/v2/app/manifests/multi", ""); a.body != string(raw) || a.header.Get("Content-Type") != index.MediaType {
 		t.Errorf("the index comes back as %s %q", a.header.Get("Content-Type"), a.body)
 	}
-	_, err = r.hosted.Prune(0, false)
+	_, err = r.hosted.Prune(0)
 	r.check(err)
 	r.want(r.do("GET", "/v2/app/manifests/"+theirs.desc.Digest.String(), ""), 200, "")
 
@@ -103,7 +111,7 @@ func TestPushIndex(t *testing.T) {
 	_, err = r.hosted.Unnamed(removal.Untagged)
 	r.check(err)
 	r.want(r.do("GET", "/v2/app/manifests/"+theirs.desc.Digest.String(), ""), 404, manifestUnknown)
-	_, err = r.hosted.DropLoose(0, false)
+	_, err = r.hosted.DropLoose(0)
 	r.check(err)
 	r.wantFiles(0, 0, 0)
 }
@@ -120,27 +128,84 @@ func TestPruneCountsPushes(t *testing.T) {
 	}
 	r.want(r.putManifest("app", "multi", r.json(index), index.MediaType), 201, "")
 	r.pushImage("single", "v1", own, "single")
-	usage := r.images.Usage()
+	r.prune(images.Rules{All: true}, hosted.Never)
+	left := r.images.Usage()
+	if left.Images != 0 {
+		t.Errorf("%d images are left", left.Images)
+	}
+	r.prune(images.Rules{}, 0) // and what was not needed, but waited for manifests
+	if left = r.images.Usage(); left.Blobs != 0 {
+		t.Errorf("%d bytes are left", left.Blobs)
+	}
+}
 
-	dry, err := r.images.Prune(images.Rules{All: true, DryRun: true})
+// TestPruneCountsUntagged: a dry run counts the images, too, that go only because the registry's manifests do that name
+// them: by digest, or by a tag that moved on.
+func TestPruneCountsUntagged(t *testing.T) {
+	r := newRig(t, anybody())
+	own, other := r.arch()
+	digestOnly, moved := r.pushParts("app", own, "digest only"), r.pushImage("app", "v1", other, "moved")
+	r.want(r.putManifest("app", digestOnly.desc.Digest.String(), digestOnly.raw, digestOnly.desc.MediaType), 201, "")
+	stays := r.pushImage("app", "v1", own, "stays")
+	used := r.pushParts("app", own, "used by a container")
+	r.want(r.putManifest("app", used.desc.Digest.String(), used.raw, used.desc.MediaType), 201, "")
+	_, err := r.images.Use(used.config.Digest)
 	r.check(err)
-	dry, err = r.images.Prune(images.Rules{All: true, DryRun: true, LetGo: r.hosted.Keeps(dry.Untagged)})
-	r.check(err)
-	removal, err := r.images.Prune(images.Rules{All: true})
-	r.check(err)
-	more, err := r.hosted.Unnamed(removal.Untagged)
-	r.check(err)
-	left := r.images.Usage() // what came for an image that is not for this host stays a while, see DropLoose
-	want := usage.Blobs + usage.LayerBytes - left.Blobs - left.LayerBytes
-	if left.Images != 0 || dry.Bytes != want || removal.Bytes+more.Bytes != want {
-		t.Errorf("of %d bytes a dry run gives %d, the removal %d; %d are left", want, dry.Bytes, removal.Bytes+more.Bytes, left.Blobs+left.LayerBytes)
+	none := func(images.Info) bool { return false } // of the images themselves
+	removal := r.prune(images.Rules{Match: none}, 0)
+	for _, i := range []image{digestOnly, moved} {
+		if _, ok := r.images.Get(i.config.Digest); ok || !slices.Contains(removal.Deleted, i.config.Digest) {
+			t.Errorf("image %s is here: %v, told of: %v", i.config.Digest, ok, removal.Deleted)
+		}
 	}
-	loose, err := r.hosted.DropLoose(0, true)
-	r.check(err)
-	dropped, err := r.hosted.DropLoose(0, false)
-	if err != nil || dropped != left.Blobs || loose != dropped {
-		t.Errorf("%d loose bytes, %d dropped, of %d: %v", loose, dropped, left.Blobs, err)
+	for _, i := range []image{stays, used} {
+		if _, ok := r.images.Get(i.config.Digest); !ok {
+			t.Errorf("image %s is gone", i.config.Digest)
+		}
 	}
+}
+
+// prune does what a prune does, and makes sure that a dry run tells of just that.
+func (r *rig) prune(rules images.Rules, age time.Duration) images.Removal {
+	r.Helper()
+	before := r.images.Usage()
+	rules.DryRun = true
+	dry, err := r.images.Prune(rules)
+	r.check(err)
+	rules.Follows = r.hosted.Follows(dry.Untagged, age)
+	dry, err = r.images.Prune(rules)
+	r.check(err)
+	if again := r.images.Usage(); again != before {
+		r.Errorf("a dry run changed %+v to %+v", before, again)
+	}
+	rules.DryRun = false
+	removal, err := r.images.Prune(rules)
+	r.check(err)
+	for _, f := range []func() (images.Removal, error){
+		func() (images.Removal, error) { return r.hosted.Unnamed(removal.Untagged) },
+		func() (images.Removal, error) {
+			n, err := r.hosted.DropLoose(age)
+			return images.Removal{Bytes: n}, err
+		},
+		func() (images.Removal, error) { return r.hosted.Prune(age) },
+	} {
+		more, err := f()
+		r.check(err)
+		removal.Add(more)
+	}
+	after := r.images.Usage()
+	if freed := before.Blobs + before.LayerBytes - after.Blobs - after.LayerBytes; removal.Bytes != freed || dry.Bytes != freed {
+		r.Errorf("%d bytes were freed, of which the removal tells %d and the dry run %d", freed, removal.Bytes, dry.Bytes)
+	}
+	for _, all := range [][]string{dry.Untagged, removal.Untagged} {
+		slices.Sort(all)
+	}
+	slices.Sort(dry.Deleted)
+	slices.Sort(removal.Deleted)
+	if !slices.Equal(dry.Untagged, removal.Untagged) || !slices.Equal(dry.Deleted, removal.Deleted) {
+		r.Errorf("removed were\n%v %v, the dry run said\n%v %v", removal.Untagged, removal.Deleted, dry.Untagged, dry.Deleted)
+	}
+	return removal
 }
 
 // TestTagMoves: a tag has one owner, image or artifact.
@@ -217,13 +282,21 @@ func TestIndexIsServed(t *testing.T) {
 	for _, i := range []image{mine, theirs} {
 		r.want(r.putManifest("app", i.desc.Digest.String(), i.raw, i.desc.MediaType), 201, "")
 	}
-	for tag, all := range map[string][]ocispec.Descriptor{"whole": {mine.desc}, "partly": {theirs.desc, mine.desc}} {
+	statement := r.pushBlob("app", []byte(`{"sbom":1}`))
+	about := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "x/y", Config: r.pushBlob("app", []byte("{}")), Layers: []ocispec.Descriptor{statement}}
+	about.SchemaVersion = 2
+	attestation := r.json(about)
+	r.want(r.putManifest("app", "sbom", attestation, about.MediaType), 201, "")
+	aboutDesc := ocispec.Descriptor{MediaType: about.MediaType, Digest: digest.FromBytes(attestation), Size: int64(len(attestation))}
+	for tag, all := range map[string][]ocispec.Descriptor{"whole": {mine.desc, aboutDesc}, "partly": {theirs.desc, mine.desc, aboutDesc}} {
 		index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: all}
 		index.SchemaVersion = 2
 		raw := r.json(index)
 		r.want(r.putManifest("app", tag, raw, index.MediaType), 201, "")
 		d := digest.FromBytes(raw)
-		ref := images.Ref{Image: mine.config.Digest, Target: d, Index: d}
+		ref := images.Ref{Image: mine.config.Digest, Target: d, Index: d, Tree: []digest.Digest{
+			mine.desc.Digest, mine.config.Digest, mine.layer.Digest, aboutDesc.Digest, about.Config.Digest, statement.Digest,
+		}}
 		r.check(r.images.Point(map[string]images.Ref{"docker.io/library/debian:" + tag: ref}))
 		want, mediaType := string(mine.raw), mine.desc.MediaType
 		if tag == "whole" {
@@ -237,6 +310,13 @@ func TestIndexIsServed(t *testing.T) {
 		}
 		r.want(r.as("", "GET", "/v2/library/debian/manifests/"+mine.desc.Digest.String(), ""), 200, "")
 	}
+	// What else the index lists is there, too.
+	if a := r.as("", "GET", "/v2/library/debian/manifests/"+aboutDesc.Digest.String(), ""); a.status != 200 || a.body != string(attestation) || a.header.Get("Content-Type") != about.MediaType {
+		t.Errorf("attestation: %d %s %s", a.status, a.header.Get("Content-Type"), a.body)
+	}
+	r.want(r.as("", "GET", "/v2/library/debian/blobs/"+statement.Digest.String(), ""), 200, "")
+	r.want(r.as("", "GET", "/v2/library/debian/manifests/"+statement.Digest.String(), ""), 404, manifestUnknown)
+	r.want(r.as("", "GET", "/v2/library/debian/blobs/"+theirs.layer.Digest.String(), ""), 404, blobUnknown)
 }
 
 // TestConcurrentPushes: many clients push images that share a layer, at once and the same tags.
@@ -292,11 +372,11 @@ func TestUploadsLeaveNothing(t *testing.T) {
 	}
 	r.open()
 	r.wantFiles(1, 0, 0)
-	if _, err := r.hosted.DropLoose(time.Hour, false); err != nil {
+	if _, err := r.hosted.DropLoose(time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	r.wantFiles(1, 0, 0)
-	if n, err := r.hosted.DropLoose(0, false); err != nil || n != int64(len("wanted later")) {
+	if n, err := r.hosted.DropLoose(0); err != nil || n != int64(len("wanted later")) {
 		t.Errorf("freed %d bytes, %v", n, err)
 	}
 	r.wantFiles(0, 0, 0)
@@ -322,7 +402,7 @@ func TestF01PushCut(t *testing.T) {
 		t.Error(err)
 	}
 	r.want(r.do("DELETE", "/v2/app/manifests/"+i.desc.Digest.String(), ""), 202, "")
-	_, err := r.hosted.DropLoose(0, false)
+	_, err := r.hosted.DropLoose(0)
 	r.check(err)
 	r.wantFiles(0, 0, 0)
 }

@@ -57,7 +57,7 @@ func (c *call) tagged(tag string) (digest.Digest, bool) {
 	}
 	for _, repo := range others(c.path) {
 		if _, image, ok := c.Images.RefOf(repo + ":" + tag); ok {
-			// The index, if all its images can be had here: else clients for other platforms would find nothing behind it.
+			// The index, if all it lists can be had here: else clients for other platforms would find nothing behind it.
 			if f, err := c.Images.Family(images.Found{Image: image, Name: repo + ":" + tag}); err == nil && f.Index != "" {
 				return f.Index, true
 			}
@@ -75,16 +75,16 @@ func (c *call) manifest(d digest.Digest) (mediaType string, subject digest.Diges
 		if image, ok := c.Images.ManifestIn(repo, d); ok {
 			return image.MediaType, "", true
 		}
-		if c.Images.IndexIn(repo, d) {
-			mediaType, err := c.indexType(d)
+		if c.Images.BesideIn(repo, d) {
+			mediaType, err := c.typeOf(d)
 			return mediaType, "", err == nil
 		}
 	}
 	return "", "", false
 }
 
-// indexType is the media type of an index that came with an image.
-func (c *call) indexType(d digest.Digest) (string, error) {
+// typeOf is the media type of an index that came with an image, or of a manifest that it lists; an error of other blobs.
+func (c *call) typeOf(d digest.Digest) (string, error) {
 	raw, err := c.Store.ReadAll(d, manifest.MaxBytes)
 	if err != nil {
 		return "", err

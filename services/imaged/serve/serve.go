@@ -186,7 +186,7 @@ func (s *Server) sweep(ctx context.Context) {
 		if n%60 != 0 {
 			continue
 		}
-		if _, err := s.Hosted.DropLoose(hosted.LooseAge, false); err != nil {
+		if _, err := s.Hosted.DropLoose(hosted.LooseAge); err != nil {
 			s.Log.Warn("delete blobs that no manifest came for", "error", err)
 		}
 	}

@@ -30,7 +30,7 @@ type ImageServicePullRequest struct {
 	Auth     *RegistryAuth `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
 	// All tags of the repository; reference has none then.
 	AllTags bool `protobuf:"varint,4,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
-	// All platforms of an index. Each image is named by its digest, the name goes to the one for this host.
+	// All that an index lists, attestations too; NOT_FOUND or DATA_LOSS if some of it cannot be had. Each image is named by its digest, the name goes to the one for this host.
 	AllPlatforms  bool `protobuf:"varint,5,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -189,7 +189,7 @@ type ImageServicePushRequest struct {
 	Auth      *RegistryAuth          `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
 	// All tags that the repository has here; reference has none then.
 	AllTags bool `protobuf:"varint,3,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"`
-	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here.
+	// The index that the image was pulled or loaded with, and all that it leads to. NOT_FOUND if some of it is not here.
 	AllPlatforms  bool `protobuf:"varint,4,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -690,7 +690,7 @@ type ImageServiceSaveRequest struct {
 	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
 	// "os/arch[/variant]" to save; default: what the name points to. Others than that are here after a pull or load of all.
 	Platform string `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
-	// The index that the image was pulled or loaded with, and all platforms in it. NOT_FOUND if one is not here. Only with
+	// The index that the image was pulled or loaded with, and all that it leads to. NOT_FOUND if some of it is not here. Only with
 	// format "oci".
 	AllPlatforms  bool `protobuf:"varint,4,opt,name=all_platforms,json=allPlatforms,proto3" json:"all_platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
