@@ -7,7 +7,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"syscall"
 	"testing"
+	"time"
 
 	klauspost "github.com/klauspost/compress/flate"
 )
@@ -127,7 +129,7 @@ func BenchmarkEncode(b *testing.B) {
 	} {
 		b.Run(fmt.Sprint("by=", by.name), func(b *testing.B) {
 			b.SetBytes(int64(len(text)))
-			size := 0
+			size, before := 0, processorTime()
 			for b.Loop() {
 				size = 0
 				for at := 0; at < len(text); at += blockSize {
@@ -135,6 +137,14 @@ func BenchmarkEncode(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(size)/1e6, "MB")
+			b.ReportMetric(float64(processorTime()-before)/float64(b.N*len(text)), "cpu-ns/B")
 		})
 	}
+}
+
+// processorTime is what this process has taken.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
