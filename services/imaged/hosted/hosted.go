@@ -1,9 +1,9 @@
 // Package hosted knows what clients pushed to this engine's registry, as far as images do not say it already.
 //
-// What is pushed and can run here becomes an image (package images) whose name begins with the registry's own, such as
-// "localhost:5000/team/app:v1". Registries hold more than that: indexes, signatures and other artifacts, images for other
-// platforms, and the exact manifest of each image even where several have the same configuration. That is what the
-// records of this package are:
+// An image that is pushed, for whatever platform, becomes one here (package images), whose name begins with the registry's
+// own, such as "localhost:5000/team/app:v1". Registries hold more than that: indexes, signatures and other artifacts, images
+// whose layers cannot be unpacked, and the exact manifest of each image even where several have the same configuration. That
+// is what the records of this package are:
 //
 //	hosted/manifest/REPO@DIGEST  a manifest or index that was pushed; it keeps itself, its configuration and its layers
 //	hosted/tag/REPO:TAG          a tag of something that is no image; tags of images are names in package images
