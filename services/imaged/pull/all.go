@@ -127,7 +127,7 @@ func (p *Puller) tree(ctx context.Context, r Request, lease *images.Lease) ([]di
 	}
 	tree, err := manifest.ReadTree(r.whole.listed, func(d ocispec.Descriptor) ([]byte, error) {
 		raw, err := p.listed(ctx, r, lease, d)
-		return raw, incomplete(d, err)
+		return raw, incomplete(manifest.Called(d), d, err)
 	})
 	if err != nil {
 		return nil, 0, err
@@ -138,7 +138,7 @@ func (p *Puller) tree(ctx context.Context, r Request, lease *images.Lease) ([]di
 		g.Go(func() error {
 			n, err := p.blob(ctx, r, lease, d)
 			sum.Add(n)
-			return incomplete(d, err)
+			return incomplete("part of what it leads to", d, err)
 		})
 	}
 	err = g.Wait()
@@ -168,11 +168,11 @@ func (p *Puller) listed(ctx context.Context, r Request, lease *images.Lease, d o
 	return raw, lease.AddDocument(raw, d.Digest)
 }
 
-// incomplete says what a failure to fetch part of an index means.
-func incomplete(d ocispec.Descriptor, err error) error {
+// incomplete says what a failure to fetch part of an index means, d being called what.
+func incomplete(what string, d ocispec.Descriptor, err error) error {
 	if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.DataLoss) {
 		return err
 	}
-	return fault.KindOf(err).Errorf("INDEX_INCOMPLETE", "the registry does not have all that the index lists: %s: %w", manifest.Called(d), err).
+	return fault.KindOf(err).Errorf("INDEX_INCOMPLETE", "the registry does not have all that the index lists: %s: %w", what, err).
 		With("digest", d.Digest.String()).Hint("without --all-platforms the image is pulled for one platform, and nothing else of its index")
 }
