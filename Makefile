@@ -72,7 +72,7 @@ test-e2e: build $(TOOLS)/testsum ## end-to-end, fault and security suites agains
 	$(TOOLS)/testsum -append $(TEST_SUMS) -tags e2e -timeout 20m -count 1 ./test/...
 
 .PHONY: test-powercut
-test-powercut: build ## cut the power 600 times with each graph driver, under pulls, commits, runs and removals (root, 20 minutes to an hour)
+test-powercut: build ## cut the power 600 times with each graph driver, under pulls, commits, runs and removals (root, 12 minutes and more)
 	BERTH_POWER_CUTS=$${BERTH_POWER_CUTS:-600} go test -tags e2e -timeout 3h -count 1 -run TestF08PowerCut -v ./test/faults
 
 .PHONY: test-units
