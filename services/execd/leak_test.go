@@ -33,6 +33,10 @@ func TestS28ClientsThatLeave(t *testing.T) {
 	s := script("while :; do echo x; usleep 10000; done")
 	s.OpenStdin = true
 	id := e.up1(s)
+	// What entering it takes is kept from the first command in it until its end.
+	if _, err := e.exec(id, &apiv1.ExecRequest_Open{Args: []string{"true"}}, nil); err != nil {
+		t.Fatal(err)
+	}
 	var before []usage
 	eventually(t, "the pool is full", func() bool {
 		last := before
