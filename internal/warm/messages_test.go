@@ -23,9 +23,9 @@ func TestMessagesVisitsAll(t *testing.T) {
 		new(execv1.RunRequest_Open), // of a oneof
 		new(apiv1.ContainerSpec),    // of a field of a field
 		new(apiv1.PortMapping),      // of a list
-		new(apiv1.Resources),        //
+		new(apiv1.Resources),        // of a field
 		new(apiv1.TerminalSize),     // of another member of the oneof
-		new(apiv1.RestartPolicy),    //
+		new(apiv1.RestartPolicy),
 	} {
 		if name := m.ProtoReflect().Descriptor().FullName(); !seen[name] {
 			t.Errorf("%s was left out", name)
