@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"berth/services/imaged/registry"
-
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/services/imaged/registry"
 )
 
 // Tree is all that an index leads to: the images in it, and what else it lists. Builders put attestations about images
